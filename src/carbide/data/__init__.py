@@ -1,0 +1,1 @@
+"""Data: file formats, splits and built-in cases."""

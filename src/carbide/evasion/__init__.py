@@ -1,0 +1,1 @@
+"""Adversarial examples: inputs changed at test time so that the model errs."""

@@ -1,0 +1,1 @@
+"""Attacks of the evasion room: one method a file, found by the registry."""

@@ -1,0 +1,1 @@
+"""Certificates of the evasion room: one method a file, found by the registry."""

@@ -1,0 +1,1 @@
+"""Stealing the model through its answers."""

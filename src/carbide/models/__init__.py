@@ -1,0 +1,1 @@
+"""Models of every framework behind one protocol."""

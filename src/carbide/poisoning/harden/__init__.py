@@ -1,0 +1,1 @@
+"""Defences of the poisoning room: one method a file, found by the registry."""

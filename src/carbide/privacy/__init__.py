@@ -1,0 +1,1 @@
+"""Leakage about the training data."""

@@ -1,0 +1,1 @@
+"""What a run says: results.json, report.html, SARIF, JUnit, a model card."""

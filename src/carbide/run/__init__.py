@@ -1,0 +1,7 @@
+"""Where work is executed and remembered: workers, progress, and the store that makes runs resumable."""
+
+from carbide.run.current import Run, cores, current, remember, spread, track, use
+from carbide.run.progress import Progress
+from carbide.run.store import Store, write_whole
+
+__all__ = ["Progress", "Run", "Store", "cores", "current", "remember", "spread", "track", "use", "write_whole"]

@@ -1,0 +1,1 @@
+"""Geometry of inputs: balls, projections, bounds, prices, relations."""

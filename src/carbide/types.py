@@ -1,0 +1,590 @@
+"""The nouns of Carbide: plain frozen values that every room speaks, with their shapes.
+
+Nothing here computes anything beyond its own checks, and nothing is imported but numpy, so every other
+part of Carbide may use these names.
+
+>>> Finding(metric="robust accuracy", value=0.5, low=0.4, high=0.6, n=100, method="pgd", threat="Linf 0.1", access="GRADIENTS", seed=0).value
+0.5
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+
+Array = np.ndarray
+Rng = np.random.Generator
+
+
+class CarbideError(Exception):
+    """Carbide itself could not do what it promised (exit code 3)."""
+
+
+class InputError(CarbideError, ValueError):
+    """The user's input is wrong: one sentence naming the thing, its value and the mend (exit code 2)."""
+
+
+class UnsoundError(CarbideError):
+    """An attack succeeded inside a deterministic certificate: one of the two is wrong, and the run stops."""
+
+
+class Access(enum.Flag):
+    """What an attacker knows, what a method needs and what a model can give."""
+
+    LABELS = enum.auto()
+    SCORES = enum.auto()
+    GRADIENTS = enum.auto()
+    STRUCTURE = enum.auto()
+    WEIGHTS = enum.auto()
+
+    def words(self) -> str:
+        """The flags in words, e.g. ``"labels, scores"``."""
+        return ", ".join(str(flag.name).lower() for flag in Access if flag in self) or "nothing"
+
+
+BLACK_BOX = Access.LABELS | Access.SCORES
+WHITE_BOX = BLACK_BOX | Access.GRADIENTS | Access.WEIGHTS
+TREE_BOX = BLACK_BOX | Access.STRUCTURE | Access.WEIGHTS
+
+
+class Kind(enum.IntEnum):
+    """What values a feature may take."""
+
+    REAL = 0
+    INTEGER = 1
+    CATEGORICAL = 2
+    ONE_HOT = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """The relation ``sum(coefficients[i] * x[features[i]]) <= upper``; features are column indices."""
+
+    features: tuple[int, ...]
+    coefficients: tuple[float, ...]
+    upper: float
+
+    def __post_init__(self) -> None:
+        if len(self.features) != len(self.coefficients) or not self.features:
+            raise InputError(f"linear relation: {len(self.features)} features but {len(self.coefficients)} coefficients; give one coefficient a feature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """The relation ``x[target] == x[numerator] / x[denominator]``: target is recomputed whenever a part changes."""
+
+    target: int
+    numerator: int
+    denominator: int
+
+
+Relation = Linear | Ratio
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Space:
+    """The geometry of one input of shape ``shape``: bounds, steps, kinds and relations.
+
+    ``lower``, ``upper``, ``step`` (0 = continuous, else values are ``lower + j * step``), ``mutable`` (bool) and
+    ``kind`` (values of ``Kind``) are arrays of shape ``shape``. ``names`` has one name a feature for tables and is
+    empty for images. ``groups`` are tuples of column indices that form one-hot groups.
+    """
+
+    shape: tuple[int, ...]
+    lower: Array
+    upper: Array
+    step: Array
+    mutable: Array
+    kind: Array
+    names: tuple[str, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
+    relations: tuple[Relation, ...] = ()
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("lower", "upper", "step", "mutable", "kind"):
+            value = getattr(self, name)
+            if value.shape != self.shape:
+                raise InputError(f"space: {name} has shape {value.shape}, but an input has shape {self.shape}; give one value a feature")
+        if np.isnan(self.lower).any() or np.isnan(self.upper).any() or (self.lower > self.upper).any():
+            bad = int(np.flatnonzero(~(self.lower <= self.upper).ravel())[0])
+            raise InputError(f"space: feature {self.name(bad)} has lower bound {self.lower.ravel()[bad]} above its upper bound {self.upper.ravel()[bad]}; swap them")
+        if self.names and len(self.names) != math.prod(self.shape):
+            raise InputError(f"space: {len(self.names)} names for {math.prod(self.shape)} features; give one name a feature")
+        if len(set(self.names)) != len(self.names):
+            raise InputError("space: feature names repeat; give each feature its own name")
+
+    @classmethod
+    def image(cls, shape: tuple[int, ...], *, lower: float = 0.0, upper: float = 1.0) -> Self:
+        """The space of images of shape ``(channels, height, width)`` with values in ``[lower, upper]``."""
+        return cls(shape=shape, lower=np.full(shape, lower), upper=np.full(shape, upper), step=np.zeros(shape),
+                   mutable=np.ones(shape, bool), kind=np.zeros(shape, np.int8))  # fmt: skip
+
+    @classmethod
+    def table(cls, names: Sequence[str], *, lower: Array | None = None, upper: Array | None = None, step: Array | None = None,
+              mutable: Array | None = None, kind: Array | None = None, groups: tuple[tuple[int, ...], ...] = (),
+              relations: tuple[Relation, ...] = ()) -> Self:  # fmt: skip
+        """The space of table rows with the named features; whatever is left out is unbounded, real and mutable."""
+        d = len(names)
+        kind = np.zeros(d, np.int8) if kind is None else np.asarray(kind, np.int8)
+        if step is None:
+            step = np.where(kind == Kind.REAL, 0.0, 1.0)
+        return cls(shape=(d,), names=tuple(names), lower=np.full(d, -np.inf) if lower is None else np.asarray(lower, float),
+                   upper=np.full(d, np.inf) if upper is None else np.asarray(upper, float), step=np.asarray(step, float),
+                   mutable=np.ones(d, bool) if mutable is None else np.asarray(mutable, bool), kind=kind, groups=groups, relations=relations)  # fmt: skip
+
+    @property
+    def is_image(self) -> bool:
+        """Whether inputs are images ``(channels, height, width)``."""
+        return len(self.shape) == 3
+
+    def name(self, feature: int) -> str:
+        """The name of the feature with this flat index."""
+        return self.names[feature] if self.names else str(np.unravel_index(feature, self.shape))
+
+    def index(self, name: str) -> int:
+        """The column of a named feature.
+
+        Raises:
+            InputError: if no feature has that name.
+        """
+        if name not in self.names:
+            raise InputError(f"feature {name!r} is not in the space; its features are {', '.join(self.names[:12])}{', ...' if len(self.names) > 12 else ''}")
+        return self.names.index(name)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Rows and their labels: ``x`` is ``(n, *shape)`` float, ``y`` is ``(n,)`` int64 in ``range(classes)``.
+
+    ``ids`` is ``(n,)`` of stable hashes as strings, ``source`` is ``(n,)`` naming who supplied the row. Trusted inside;
+    ``carbide.data`` checks what comes from outside before it builds one.
+    """
+
+    x: Array
+    y: Array
+    ids: Array
+    source: Array
+    space: Space
+    classes: int
+    class_names: tuple[str, ...] = ()
+    name: str = "data"
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, rows: Array) -> Dataset:
+        """The rows with these indices (or this boolean mask), in that order."""
+        return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows], source=self.source[rows])
+
+    def with_(self, *, x: Array | None = None, y: Array | None = None) -> Dataset:
+        """The same rows with other inputs or labels."""
+        return replace(self, x=self.x if x is None else x, y=self.y if y is None else y)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Splits:
+    """The parts of a data set: thresholds and choices come from ``validation``, every reported number from ``test``."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A classifier in inference mode; ``predict`` maps ``(n, *shape)`` to probabilities ``(n, classes)`` float64."""
+
+    @property
+    def space(self) -> Space: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def access(self) -> Access: ...
+    @property
+    def threshold(self) -> float: ...  # binary models say class 1 when its probability is >= threshold
+    def predict(self, x: Array) -> Array: ...
+    def at(self, threshold: float) -> Model: ...  # the same model deciding at another threshold
+    def digest(self) -> str: ...  # a hash of everything that decides its answers
+
+
+def decide(probabilities: Array, threshold: float = 0.5) -> Array:
+    """Labels ``(n,)`` int64 from probabilities ``(n, k)``: argmax, or for two classes ``p1 >= threshold``."""
+    if probabilities.shape[1] == 2:
+        return (probabilities[:, 1] >= threshold).astype(np.int64)
+    return probabilities.argmax(1).astype(np.int64)
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """How a model is trained: the same data set and the same rng state give the same model."""
+
+    def fit(self, dataset: Dataset, rng: Rng) -> Model: ...
+    def describe(self) -> Mapping[str, Any]: ...  # JSON-able, complete: it is hashed to find stored results
+
+
+# Threats ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """What an attacker may do. ``room`` names the threat folder whose methods speak it."""
+
+    room: ClassVar[str] = ""
+
+    def words(self) -> str:
+        """The threat in a few plain words."""
+        parts = ", ".join(f"{f.name} {getattr(self, f.name)}" for f in fields(self))
+        return f"{type(self).__name__}({parts})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LpBall(Threat):
+    """Any change of L``p`` norm at most ``eps`` in input units that stays within the space's bounds."""
+
+    room: ClassVar[str] = "evasion"
+    p: float = math.inf
+    eps: float
+
+    def __post_init__(self) -> None:
+        if self.p not in (0, 1, 2, math.inf):
+            raise InputError(f"p is {self.p}; choose 0, 1, 2 or inf")
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            raise InputError(f"eps is {self.eps}; give a finite number >= 0 in input units")
+
+    def words(self) -> str:
+        return f"L{'inf' if math.isinf(self.p) else int(self.p)} change of at most {self.eps:g}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Price:
+    """What changing one feature costs, in the table's currency: ``up`` and ``down`` a unit (inf = impossible).
+
+    ``fixed`` is paid once for any change. ``matrix`` ``(k, k)`` prices the move between the k values
+    ``lower .. lower + k - 1`` of a categorical or integer feature instead.
+    """
+
+    up: float = math.inf
+    down: float = math.inf
+    fixed: float = 0.0
+    matrix: Array | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PriceTable:
+    """One ``Price`` a feature, by name; a feature that is not named cannot be changed.
+
+    ``gain`` names the feature that holds what the attacker earns when the row passes (None = not known).
+    ``target`` is the class that rows of the attacker look like when caught (fraud = 1).
+    """
+
+    prices: Mapping[str, Price]
+    currency: str = "$"
+    gain: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureBudget(Threat):
+    """An attacker who changes features of rows of class 1 and pays at most ``money`` a row by the price table."""
+
+    room: ClassVar[str] = "evasion"
+    money: float
+    prices: PriceTable
+
+    def __post_init__(self) -> None:
+        if not self.money >= 0:
+            raise InputError(f"money is {self.money}; give a budget >= 0")
+
+    def words(self) -> str:
+        return f"feature changes worth at most {self.prices.currency}{self.money:g} a row"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flips(Threat):
+    """An attacker who changes the labels of at most ``fraction`` of the training rows."""
+
+    room: ClassVar[str] = "poisoning"
+    fraction: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction <= 1:
+            raise InputError(f"flips is {self.fraction}; give a fraction of the training rows in [0, 1]")
+
+    def words(self) -> str:
+        return f"labels of {self.fraction:.2%} of the training rows changed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backdoor(Threat):
+    """An attacker who changes at most ``fraction`` of the training rows so that a trigger later gives class ``target``.
+
+    ``area`` bounds the share of an image's pixels that a patch trigger may cover; ``features`` the number of table
+    features that a trigger may set.
+    """
+
+    room: ClassVar[str] = "poisoning"
+    fraction: float
+    target: int = 0
+    area: float = 0.1
+    features: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise InputError(f"backdoor fraction is {self.fraction}; give a share of the training rows in (0, 1]")
+        if not 0 < self.area <= 1:
+            raise InputError(f"backdoor area is {self.area}; give a share of the image in (0, 1]")
+
+    def words(self) -> str:
+        return f"a backdoor to class {self.target} in {self.fraction:.2%} of the training rows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership(Threat):
+    """An attacker who asks whether a record was in the training set."""
+
+    room: ClassVar[str] = "privacy"
+
+    def words(self) -> str:
+        return "telling who was in the training set"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queries(Threat):
+    """An attacker who copies the model with at most ``n`` queries that are answered with ``answers``.
+
+    ``answers`` is ``"logits"``, ``"probabilities"`` or ``"labels"``.
+    """
+
+    room: ClassVar[str] = "extraction"
+    n: int
+    answers: str = "probabilities"
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise InputError(f"queries is {self.n}; give a whole number >= 1")
+        if self.answers not in ("logits", "probabilities", "labels"):
+            raise InputError(f"answers is {self.answers!r}; choose logits, probabilities or labels")
+
+    def words(self) -> str:
+        return f"copying the model with {self.n} queries answered by {self.answers}"
+
+
+# Results ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What a method achieved on each row, as the judge saw it.
+
+    ``success`` ``(n,)`` bool, ``cost`` ``(n,)`` float (inf where there was no success), ``queries`` ``(n,)`` int,
+    ``witness`` ``(n, *shape)`` the judged inputs (the clean row where there was no success) or None.
+    """
+
+    success: Array
+    cost: Array
+    queries: Array
+    witness: Array | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One measured number with its interval. ``good`` says which direction is good: +1 higher, -1 lower, 0 neither.
+
+    ``evidence`` names the keys of the section's evidence from which ``carbide verify`` recomputes the value.
+    """
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    method: str
+    threat: str
+    access: str
+    seed: int
+    confidence: float = 0.95
+    good: int = 1
+    note: str = ""
+    headline: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Certificate:
+    """What no attacker of the stated kind can do.
+
+    ``holds`` ``(n,)`` bool: the row's claim is proven. ``bound`` ``(n,)`` float: the row's certified quantity in the
+    claim's unit (a radius, a price, a number of poisoned rows). ``failure_probability`` 0 = deterministic.
+    """
+
+    claim: str
+    holds: Array
+    bound: Array
+    failure_probability: float
+    assumptions: tuple[str, ...]
+    method: str
+    threat: str
+    unit: str = ""
+    metric: str = ""  # the Finding.metric that this certificate brackets from below, if any
+
+    @property
+    def value(self) -> float:
+        """The share of rows for which the claim is proven."""
+        return float(np.mean(self.holds)) if len(self.holds) else math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bracket:
+    """``certified <= truth <= attacked`` for one quantity where higher is safer (or mirrored where lower is)."""
+
+    metric: str
+    certified: float
+    attacked: float
+    n: int
+    finding: Finding
+    certificate: str
+    assumptions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skip:
+    """A method that did not run, and why: not applicable, not installed or failed."""
+
+    method: str
+    threat: str
+    reason: str
+    status: str = "not applicable"  # or "not installed", "failed", "unknown"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Series:
+    """One line, set of bars or row of images of a figure: ``y`` against ``x``; optional band ``low``..``high``."""
+
+    name: str
+    x: Array
+    y: Array
+    low: Array | None = None
+    high: Array | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Figure:
+    """Data of one picture: kind is ``lines``, ``steps``, ``roc`` (log axes), ``bars`` or ``gallery``.
+
+    A gallery's series hold images: ``y`` is ``(m, channels, height, width)`` in [0, 1], ``x`` ``(m,)`` captions (str).
+    """
+
+    kind: str
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Section:
+    """All that was learned about one threat on one model: findings, certificates, pictures, evidence, what was skipped."""
+
+    threat: str
+    room: str
+    findings: tuple[Finding, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    evidence: Mapping[str, Array] = field(default_factory=dict)
+    skipped: tuple[Skip, ...] = ()
+
+    def headline(self) -> Finding | None:
+        """The finding that stands for this section, or None if nothing was measured."""
+        return next((f for f in self.findings if f.headline), self.findings[0] if self.findings else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the guard does with one request: ``action`` is ``allow``, ``slow``, ``flag`` or ``deny``; score up = more suspect."""
+
+    action: str
+    score: float
+    reason: str
+    milliseconds: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Poison:
+    """A poisoned copy of a training set: ``dataset`` with the same n rows, ``rows`` ``(n,)`` bool which were changed.
+
+    ``trigger`` maps clean inputs ``(m, *shape)`` to triggered ones, None for attacks without one; ``target`` is the
+    class that a triggered input should get.
+    """
+
+    dataset: Dataset
+    rows: Array
+    trigger: Callable[[Array], Array] | None = None
+    target: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """Where a binary model decides: the threshold that gives this false-positive rate on validation negatives."""
+
+    false_positive_rate: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_positive_rate < 1:
+            raise InputError(f"false_positive_rate is {self.false_positive_rate}; give a rate in (0, 1), e.g. 0.01")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """What a verb works on: the model under test, how it was trained (None = not known), its data and who decides where."""
+
+    model: Model
+    data: Splits
+    recipe: Recipe | None = None
+    operating_point: OperatingPoint | None = None
+    seed: int = 0
+
+
+def digest(*parts: Any) -> str:
+    """A sha256 hex digest of nested plain values: arrays by dtype, shape and bytes; dataclasses by field; models by their own."""
+    state = hashlib.sha256()
+    _feed(state, parts)
+    return state.hexdigest()
+
+
+def _feed(state: Any, value: Any) -> None:
+    if value is None or isinstance(value, bool | int | float | str | bytes | enum.Enum):
+        state.update(f"{type(value).__name__}:{value!r};".encode())
+    elif isinstance(value, np.ndarray):
+        data = value if value.dtype != object else value.astype(str)
+        state.update(f"array:{data.dtype.str}:{data.shape};".encode())
+        state.update(np.ascontiguousarray(data).tobytes())
+    elif isinstance(value, np.generic):
+        _feed(state, value.item())
+    elif isinstance(value, Mapping):
+        state.update(b"{")
+        for key in sorted(value, key=str):
+            _feed(state, str(key))
+            _feed(state, value[key])
+        state.update(b"}")
+    elif isinstance(value, list | tuple | set | frozenset):
+        state.update(b"[")
+        for item in sorted(value, key=str) if isinstance(value, set | frozenset) else value:
+            _feed(state, item)
+        state.update(b"]")
+    elif hasattr(value, "digest"):
+        _feed(state, value.digest())
+    elif hasattr(value, "describe"):
+        _feed(state, value.describe())
+    elif hasattr(value, "__dataclass_fields__"):
+        state.update(type(value).__qualname__.encode())
+        for f in fields(value):
+            _feed(state, f.name)
+            _feed(state, getattr(value, f.name))
+    else:
+        raise TypeError(f"cannot hash a {type(value).__name__}")
