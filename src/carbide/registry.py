@@ -57,6 +57,10 @@ class Method:
         """Why this method cannot run on this case beyond access and threat, in one sentence; None = it can."""
         return None
 
+    def quick(self) -> Method:
+        """A cheaper variant of an audit method, used where harden chooses among candidates on validation data."""
+        return self
+
     def strengths(self) -> tuple[Method, ...]:
         """For harden: the variants from weak to strong among which the search chooses on validation data."""
         return (self,)

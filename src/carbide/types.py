@@ -550,6 +550,12 @@ class Case:
     seed: int = 0
 
 
+def rng_for(seed: int, *labels: str | int) -> Rng:
+    """A generator that depends on the seed and the labels only, so that adding a method changes no other method's draws."""
+    words = hashlib.sha256("/".join(map(str, labels)).encode()).digest()
+    return np.random.default_rng([seed, *np.frombuffer(words[:16], np.uint32).tolist()])
+
+
 def digest(*parts: Any) -> str:
     """A sha256 hex digest of nested plain values: arrays by dtype, shape and bytes; dataclasses by field; models by their own."""
     state = hashlib.sha256()
