@@ -1,0 +1,200 @@
+"""The gate: rules such as ``robust_recall: ">= 0.7"``, judged on the model that would be used.
+
+A rule is judged on the worst number that any attack reached under any of the plan's threats, so that a threat more can
+only make it fail. What was not measured fails. By default the measured value is compared; with ``strict: true`` the
+end of its interval that is worse for the model.
+
+>>> rules = parse_gate({"robust_recall": ">= 0.7", "strict": True})
+>>> rules[0].words(), rules[0].strict
+('robust_recall >= 0.7', True)
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from carbide.report.metrics import CLEAN, METRICS, key_of, metric_named
+from carbide.results import GateLine, Phase, Results
+from carbide.stats.intervals import clopper_pearson
+from carbide.types import Finding, InputError, Section
+
+OPERATORS: Mapping[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+CERTIFIED = "certified_"
+LOSSES = {"accuracy_loss": "accuracy", "worst_class_loss": "worst_class", "recall_loss": "recall"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One rule: ``key`` is a metric's name in snake case, perhaps with ``certified_`` before it; ``op`` compares with ``bound``."""
+
+    key: str
+    op: str
+    bound: float
+    strict: bool = False
+
+    def words(self) -> str:
+        """The rule as it is typed."""
+        return f"{self.key} {self.op} {self.bound:g}"
+
+    @property
+    def upward(self) -> bool:
+        """Whether the rule asks for a high value."""
+        return self.op.startswith(">")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """A value to judge: where it comes from in words, and the end of its interval that is worse for the rule."""
+
+    value: float
+    end: float
+    source: str
+
+
+def gate_keys() -> tuple[str, ...]:
+    """Every key that a gate knows."""
+    return tuple(sorted([*METRICS, *CLEAN, *LOSSES, *(CERTIFIED + key for key in METRICS)]))
+
+
+def parse_gate(mapping: Mapping[str, Any], *, also: Collection[str] = ()) -> tuple[Rule, ...]:
+    """The rules of a gate; ``also`` names keys of metrics that methods outside Carbide report.
+
+    Raises:
+        InputError: if a key is unknown or a rule is not a comparison with a finite number.
+    """
+    strict = mapping.get("strict", False)
+    if not isinstance(strict, bool):
+        raise InputError(f"gate: strict is {strict!r}; write true or false")
+    known = {*gate_keys(), *also}
+    rules = []
+    for key, text in mapping.items():
+        if key == "strict":
+            continue
+        if key not in known:
+            raise InputError(f"gate: there is no metric {key!r}; choose among {', '.join(sorted(known))}")
+        rules.append(_rule(key, text, strict))
+    return tuple(rules)
+
+
+def judge_gate(rules: Iterable[Rule], results: Results) -> tuple[GateLine, ...]:
+    """Each rule against the last phase (hardened if there is one, else plain); what was not measured fails."""
+    return tuple(_judge(rule, results) for rule in rules)
+
+
+def passed(lines: Iterable[GateLine]) -> bool:
+    """Whether every line passed."""
+    return all(line.passed for line in lines)
+
+
+def _rule(key: str, text: Any, strict: bool) -> Rule:
+    found = re.fullmatch(r"\s*(>=|<=|>|<)\s*([-+0-9.eE]+)\s*(%?)\s*", text) if isinstance(text, str) else None
+    try:
+        bound = float(found[2]) / (100 if found[3] else 1) if found else math.nan
+    except ValueError:
+        bound = math.nan
+    if found is None or not math.isfinite(bound):
+        raise InputError(f'gate: {key} is {text!r}; write a comparison in quotes, e.g. ">= 0.7" or "<= 0.02"')
+    return Rule(key=key, op=found[1], bound=bound, strict=strict)
+
+
+def _judge(rule: Rule, results: Results) -> GateLine:
+    phase = results.last
+    seen, missing = _look(rule, phase, results) if phase else ([], "no model was audited")
+    if missing or not seen:
+        return GateLine(rule=rule.words(), metric=rule.key, value=math.nan, passed=False, reason=f"not measured: {missing or 'nothing reports it'}")
+    judge = operator.attrgetter("end" if rule.strict else "value")
+    unknown = next((s for s in seen if math.isnan(judge(s))), None)
+    worst = unknown or (min if rule.upward else max)(seen, key=judge)
+    judged = judge(worst)
+    if unknown:
+        what = "no interval is known" if rule.strict else "the value is not a number"
+        return GateLine(rule=rule.words(), metric=rule.key, value=worst.value, passed=False, reason=f"not measured: {what} ({worst.source})")
+    reason = worst.source + (f"; strict: the interval's end {judged:.4g} is compared" if rule.strict else "")
+    return GateLine(rule=rule.words(), metric=rule.key, value=worst.value, passed=OPERATORS[rule.op](judged, rule.bound), reason=reason)
+
+
+def _look(rule: Rule, phase: Phase, results: Results) -> tuple[list[_Seen], str]:
+    """The values that the rule is about, and why it cannot be judged (empty = it can)."""
+    if rule.key in LOSSES:
+        return _loss(rule, results)
+    if rule.key in CLEAN:
+        measure = phase.performance.get(rule.key)
+        if measure is None:
+            return [], f"the {phase.name} model has no {CLEAN[rule.key].name}"
+        return [_Seen(value=measure.value, end=measure.low if rule.upward else measure.high, source=f"{phase.name} model, clean test rows")], ""
+    if rule.key.startswith(CERTIFIED):
+        return _certified(rule, phase)
+    return _attacked(rule, phase)
+
+
+def _loss(rule: Rule, results: Results) -> tuple[list[_Seen], str]:
+    name = LOSSES[rule.key]
+    before = results.plain.performance.get(name) if results.plain else None
+    after = results.hardened.performance.get(name) if results.hardened else None
+    if before is None or after is None:
+        return [], f"it needs the {CLEAN[name].name} before and after hardening"
+    ends = (before.high - after.low, before.low - after.high)
+    value = before.value - after.value
+    return [_Seen(value=value, end=min(ends) if rule.upward else max(ends), source="plain minus hardened model, clean test rows")], ""
+
+
+def _attacked(rule: Rule, phase: Phase) -> tuple[list[_Seen], str]:
+    room = METRICS[rule.key].room if rule.key in METRICS else None
+    seen: list[_Seen] = []
+    for section in phase.sections:
+        if room is not None and section.room == room and not section.findings:
+            return [], f"no attack finished under the threat {section.threat!r}"
+        for finding in _under_threat(section, rule.key):
+            end = finding.low if rule.upward else finding.high
+            seen.append(_Seen(value=finding.value, end=end, source=f"{finding.method}, {section.threat}, n {finding.n}"))
+    return seen, "" if seen else f"no finding of the {phase.name} model reports it"
+
+
+def _under_threat(section: Section, key: str) -> list[Finding]:
+    """The findings of a metric under the section's own threat; those at other strengths are for figures."""
+    found = [f for f in section.findings if key_of(f.metric) == key]
+    own = [f for f in found if f.headline or f.threat == section.threat]
+    return own or found
+
+
+def _certified(rule: Rule, phase: Phase) -> tuple[list[_Seen], str]:
+    key = rule.key.removeprefix(CERTIFIED)
+    seen: list[_Seen] = []
+    for section in phase.sections:
+        measured = _under_threat(section, key)
+        proofs = _proofs(section, rule, phase)
+        if measured and not proofs:
+            return [], f"nothing is certified under the threat {section.threat!r}"
+        if proofs:  # one valid proof is enough under one threat; the worst threat counts
+            good = METRICS[key].good if key in METRICS else 1
+            seen.append((max if good > 0 else min)(proofs, key=lambda s: s.value))
+    return seen, "" if seen else f"no certificate of the {phase.name} model is about it"
+
+
+def _proofs(section: Section, rule: Rule, phase: Phase) -> list[_Seen]:
+    key, own = rule.key.removeprefix(CERTIFIED), {section.threat, *(f.threat for f in section.findings if f.headline)}
+    found = [_Seen(value=b.certified, end=_sampled(b.certified, b.n, b.finding.good, rule.upward), source=f"bracket, {section.threat}, n {b.n}")
+             for b in phase.brackets if key_of(b.metric) == key and b.finding.threat in own]  # fmt: skip
+    if found:
+        return found
+    return [_Seen(value=c.value, end=_sampled(c.value, len(c.holds), 1, rule.upward), source=f"{c.method}, {section.threat}, n {len(c.holds)}")
+            for c in section.certificates if key_of(c.metric) == key and c.threat in own and _share(c.metric)]  # fmt: skip
+
+
+def _share(name: str) -> bool:
+    """Whether a certificate's share of rows is the metric's own value (else only a bracket says what is certified)."""
+    known = metric_named(name)
+    return known is None or known.good > 0
+
+
+def _sampled(share: float, n: int, good: int, upward: bool) -> float:
+    """The worse end of the interval of a certified share of ``n`` rows; an analytic bound has no sampling error."""
+    if good < 0 or n == 0 or math.isnan(share):
+        return share
+    low, high = clopper_pearson(round(share * n), n)
+    return low if upward else high

@@ -1,0 +1,87 @@
+"""What is known about each metric: its name in a gate, which way is good, what chance gives, and when it is red.
+
+A metric that is not listed here (a new method's) is reported all the same, by its own direction and without a light rule.
+
+>>> METRICS["membership_auc"].name
+'membership AUC'
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """``green`` and ``red`` bound the lights (nan = relative to the clean value, see ``lights``); ``chance`` is a guesser's value."""
+
+    key: str
+    name: str
+    good: int
+    room: str = ""
+    clean: str = ""
+    chance: float = math.nan
+    green: float = math.nan
+    red: float = math.nan
+    share: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Technique:
+    """A technique of MITRE ATLAS (https://atlas.mitre.org, version 5.6.0)."""
+
+    id: str
+    name: str
+
+    @property
+    def url(self) -> str:
+        """The page of the technique."""
+        return f"https://atlas.mitre.org/techniques/{self.id}"
+
+
+ATLAS: Mapping[str, Technique] = {
+    "evasion": Technique(id="AML.T0015", name="Evade AI Model"),
+    "poisoning": Technique(id="AML.T0020", name="Poison Training Data"),
+    "privacy": Technique(id="AML.T0024.000", name="Infer Training Data Membership"),
+    "extraction": Technique(id="AML.T0024.002", name="Extract AI Model"),
+}
+
+# Values between green and red are amber. Metrics with ``clean`` are judged by the share of the clean value that is left.
+METRICS: Mapping[str, Metric] = {m.key: m for m in (
+    Metric(key="robust_accuracy", name="robust accuracy", good=1, room="evasion", clean="accuracy", green=0.75, red=0.5),
+    Metric(key="robust_recall", name="robust recall", good=1, room="evasion", clean="recall", green=0.75, red=0.5),
+    Metric(key="attack_success_rate", name="attack success rate", good=-1, room="poisoning", green=0.1, red=0.3),
+    Metric(key="accuracy_after_poisoning", name="accuracy after poisoning", good=1, room="poisoning", clean="accuracy", green=0.97, red=0.9),
+    Metric(key="membership_tpr_at_1pct", name="membership TPR at 1% FPR", good=-1, room="privacy", chance=0.01, green=0.03, red=0.06),
+    Metric(key="membership_tpr_at_0_1pct", name="membership TPR at 0.1% FPR", good=-1, room="privacy", chance=0.001, green=0.005, red=0.01),
+    Metric(key="membership_auc", name="membership AUC", good=-1, room="privacy", chance=0.5, green=0.55, red=0.6),
+    Metric(key="fidelity", name="fidelity", good=-1, room="extraction", green=0.8, red=0.9),
+    Metric(key="thief_accuracy", name="thief accuracy", good=-1, room="extraction", clean="accuracy", green=0.9, red=0.97),
+)}  # fmt: skip
+
+CLEAN: Mapping[str, Metric] = {m.key: m for m in (
+    Metric(key="accuracy", name="accuracy", good=1),
+    Metric(key="worst_class", name="worst class", good=1),
+    Metric(key="recall", name="recall", good=1),
+    Metric(key="false_positive_rate", name="false-positive rate", good=-1),
+)}  # fmt: skip
+
+_BY_NAME = {m.name: m for m in METRICS.values()}
+
+
+def metric_named(name: str) -> Metric | None:
+    """What is known about the metric of a finding, or None."""
+    return _BY_NAME.get(name)
+
+
+def key_of(name: str) -> str:
+    """The key of a metric in a gate: as listed, else the name in snake case.
+
+    >>> key_of("membership TPR at 0.1% FPR"), key_of("profit per row ($)")
+    ('membership_tpr_at_0_1pct', 'profit_per_row')
+    """
+    known = metric_named(name)
+    return known.key if known else re.sub(r"[^a-z0-9]+", "_", name.lower().replace("%", "pct")).strip("_")
