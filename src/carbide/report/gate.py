@@ -67,9 +67,9 @@ def parse_gate(mapping: Mapping[str, Any], *, also: Collection[str] = ()) -> tup
     Raises:
         InputError: if a key is unknown or a rule is not a comparison with a finite number.
     """
-    strict = mapping.get("strict", False)
-    if not isinstance(strict, bool):
-        raise InputError(f"gate: strict is {strict!r}; write true or false")
+    strict = {"true": True, "false": False}.get(str(mapping.get("strict", False)).lower())
+    if strict is None:
+        raise InputError(f"gate: strict is {mapping['strict']!r}; write true or false")
     known = {*gate_keys(), *also}
     rules = []
     for key, text in mapping.items():

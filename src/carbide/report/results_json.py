@@ -1,7 +1,7 @@
 """``results.json``: a run as plain JSON, byte-identical for the same inputs, seed and versions.
 
 Floats carry 12 significant digits; "not a number" is ``null``, infinities are ``"inf"`` and ``"-inf"``; keys are sorted.
-Arrays (evidence, certificates row by row, the data of figures) lie beside it in ``evidence/arrays.npz``.
+Arrays (evidence, certificates row by row, the data of figures) are left out; they lie in the run's ``evidence/``.
 
 >>> number(1 / 3), number(float("nan")), number(float("-inf"))
 (0.333333333333, None, '-inf')
@@ -10,14 +10,12 @@ Arrays (evidence, certificates row by row, the data of figures) lie beside it in
 from __future__ import annotations
 
 import functools
-import io
 import json
 import math
 import types
 import typing
-import zipfile
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,10 +24,10 @@ import numpy as np
 
 from carbide.results import Results, Timings
 from carbide.run.store import write_whole
-from carbide.types import Array, Certificate, Figure, InputError, Section, Series
+from carbide.types import Certificate, Figure, InputError, Section
 
 FORMAT = 1
-ARRAYS = "evidence/arrays.npz"
+Sections = Mapping[str, Sequence[Section]]
 
 
 def number(value: float) -> float | str | None:
@@ -46,37 +44,26 @@ def to_json(results: Results) -> dict[str, Any]:
     return {"format": FORMAT, **_plain(results)}
 
 
-def from_json(document: Mapping[str, Any], arrays: Mapping[str, Array] | None = None) -> Results:
-    """The run that ``to_json`` wrote, with its arrays if they are given.
+def from_json(document: Mapping[str, Any], sections: Sections | None = None) -> Results:
+    """The run that ``to_json`` wrote; ``sections`` by phase name, as kept in ``evidence/``, replace the summaries.
 
-    Without arrays the sections have no evidence and no figures, and certificates know only how many rows hold: ``holds``
-    then has that many True in front, whatever the order was, and ``bound`` is nan.
+    Without them the sections have no evidence and no figures, and certificates know only how many rows hold: ``holds``
+    then has that many True in front, whatever the order was, and ``bound`` is the median everywhere.
 
     Raises:
         InputError: if the document is not a result of this format.
     """
     if document.get("format") != FORMAT:
-        raise InputError(f"results: format is {document.get('format')!r}, but this Carbide reads format {FORMAT}; run it again with this version")
+        raise InputError(
+            f"results: format is {document.get('format')!r}, but this Carbide reads format {FORMAT}; run the plan again with this version"
+        )
     try:
-        return _revive(Results, {k: v for k, v in document.items() if k != "format"}, _Box(arrays or {}, ""))
+        results: Results = _revive(Results, {k: v for k, v in document.items() if k != "format"})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"results: the document breaks the schema ({type(error).__name__}: {error}); run the plan again to make it anew") from error
-
-
-def to_arrays(results: Results) -> dict[str, Array]:
-    """The arrays of a run by path, e.g. ``plain/0/evidence/witness``."""
-    found: dict[str, Array] = {}
-    for phase in results.phases:
-        for i, section in enumerate(phase.sections):
-            base = f"{phase.name}/{i}"
-            found.update({f"{base}/evidence/{name}": np.asarray(value) for name, value in section.evidence.items()})
-            for j, certificate in enumerate(section.certificates):
-                found.update({f"{base}/certificates/{j}/holds": certificate.holds, f"{base}/certificates/{j}/bound": certificate.bound})
-            for j, figure in enumerate(section.figures):
-                for k, series in enumerate(figure.series):
-                    parts = {"x": series.x, "y": series.y, "low": series.low, "high": series.high}
-                    found.update({f"{base}/figures/{j}/{k}/{name}": np.asarray(part) for name, part in parts.items() if part is not None})
-    return {name: value.astype(str) if value.dtype == object else value for name, value in found.items()}
+    if sections is None:
+        return results
+    return replace(results, phases=tuple(replace(p, sections=tuple(sections.get(p.name, p.sections))) for p in results.phases))
 
 
 def dumps(document: Any) -> bytes:
@@ -84,50 +71,39 @@ def dumps(document: Any) -> bytes:
     return (json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def write_results(folder: Path, results: Results) -> Path:
-    """Write ``results.json`` and ``evidence/arrays.npz`` into the run folder; returns the path of the former.
+def write_results(results: Results, path: Path) -> None:
+    """Write a run's ``results.json`` whole.
 
     Raises:
-        InputError: if the folder cannot be written.
+        InputError: if the file cannot be written.
     """
-    out = io.BytesIO()
-    np.savez_compressed(out, **dict(sorted(to_arrays(results).items())))  # type: ignore[arg-type]
-    write_whole(folder / ARRAYS, out.getvalue())
-    write_whole(folder / "results.json", dumps(to_json(results)))
-    return folder / "results.json"
+    write_whole(path, dumps(to_json(results)))
 
 
-def read_results(folder: Path) -> Results:
-    """The results of a run folder, with its arrays where they are there.
+def read_results(path: Path, *, sections: Sections | None = None) -> Results:
+    """The results in a ``results.json`` (or in the run folder that holds one), with ``sections`` as in ``from_json``.
 
     Raises:
-        InputError: if there is no ``results.json``, or it or the arrays cannot be read.
+        InputError: if the file is not there or is not a result.
     """
-    document = _read_json(folder / "results.json")
-    path = folder / ARRAYS
-    if not path.exists():
-        return from_json(document)
-    try:
-        with np.load(path, allow_pickle=False) as npz:
-            arrays = {name: npz[name] for name in npz.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be read ({error}); run the plan again to make it anew") from error
-    return from_json(document, arrays)
+    return from_json(_read_json(path / "results.json" if path.is_dir() else path), sections)
 
 
-def write_timings(folder: Path, timings: Timings) -> Path:
+def write_timings(timings: Timings, path: Path) -> None:
     """Write ``timings.json``: everything about a run that is not byte-identical."""
-    write_whole(folder / "timings.json", dumps({"format": FORMAT, **_plain(timings)}))
-    return folder / "timings.json"
+    write_whole(path, dumps({"format": FORMAT, **_plain(timings)}))
 
 
-def read_timings(folder: Path) -> Timings:
-    """The timings of a run folder; empty if it has none."""
-    path = folder / "timings.json"
+def read_timings(path: Path) -> Timings:
+    """The timings in a ``timings.json`` (or in the run folder that holds one); empty if there is none."""
+    path = path / "timings.json" if path.is_dir() else path
     if not path.exists():
         return Timings()
-    document = _read_json(path)
-    return _revive(Timings, {k: v for k, v in document.items() if k != "format"}, _Box({}, ""))
+    document = {k: v for k, v in _read_json(path).items() if k != "format"}
+    try:
+        return _revive(Timings, document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is not a file of timings ({type(error).__name__}: {error}); delete it and write the report again") from error
 
 
 def results_schema() -> dict[str, Any]:
@@ -190,81 +166,38 @@ def _certificate(certificate: Certificate) -> dict[str, Any]:
 # From JSON to values -----------------------------------------------------------------------------------------------
 
 
-class _Box:
-    """The arrays of a run and the path at which the value being read lies."""
-
-    def __init__(self, arrays: Mapping[str, Array], path: str) -> None:
-        self.arrays, self.path = arrays, path
-
-    def at(self, part: str | int) -> _Box:
-        return _Box(self.arrays, f"{self.path}/{part}" if self.path else str(part))
-
-    def get(self, part: str) -> Array | None:
-        return self.arrays.get(f"{self.path}/{part}")
-
-
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _revive(hint: Any, value: Any, box: _Box) -> Any:
+def _revive(hint: Any, value: Any) -> Any:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
     if hint is float:
         return math.nan if value is None else float(value)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _revive(next(i for i in inner if i is not type(None)), value, box)
+        return None if value is None else _revive(next(i for i in inner if i is not type(None)), value)
     if origin is tuple:
         if not isinstance(value, list):
             raise TypeError(f"{value!r} is not a list")
-        return tuple(_revive(inner[0], item, box.at(i)) for i, item in enumerate(value))
+        return tuple(_revive(inner[0], item) for item in value)
     if origin is not None and issubclass(origin, Mapping):
-        return {key: _revive(inner[1], item, box.at(key)) for key, item in value.items()}
+        return {key: _revive(inner[1], item) for key, item in value.items()}
     if hint is Certificate:
-        return _read_certificate(value, box)
-    if hint is Section:
-        return _read_section(value, box)
+        return _read_certificate(value)
     if is_dataclass(hint):
-        return _read_fields(typing.cast(type, hint), value, box)
+        left_out = ("evidence", "figures") if hint is Section else ()
+        hints = _hints(typing.cast(type, hint))
+        return typing.cast(type, hint)(**{k: _revive(hints[k], v) for k, v in value.items() if k not in left_out})
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise TypeError(f"{value!r} is not of type {hint.__name__}")
     return value
 
 
-def _read_fields(cls: type, value: Mapping[str, Any], box: _Box) -> Any:
-    hints = _hints(cls)
-    inside = {"sections": _Box(box.arrays, str(value.get("name", "")))} if "sections" in hints else {}
-    return cls(**{key: _revive(hints[key], item, inside.get(key, box.at(key))) for key, item in value.items()})
-
-
-def _read_certificate(value: Mapping[str, Any], box: _Box) -> Certificate:
-    kept = {k: v for k, v in value.items() if k not in ("held", "n", "median_bound")}
-    holds, bound = box.get("holds"), box.get("bound")
-    if holds is None or bound is None:
-        holds, bound = np.arange(value["n"]) < value["held"], np.full(value["n"], math.nan)
+def _read_certificate(value: Mapping[str, Any]) -> Certificate:
     hints = _hints(Certificate)
-    return Certificate(holds=holds, bound=bound, **{k: _revive(hints[k], v, box) for k, v in kept.items()})
-
-
-def _read_section(value: Mapping[str, Any], box: _Box) -> Section:
-    hints = _hints(Section)
-    rest = {k: _revive(hints[k], v, box.at(k)) for k, v in value.items() if k not in ("figures", "evidence")}
-    evidence = {name: box.arrays[f"{box.path}/evidence/{name}"] for name in value["evidence"] if f"{box.path}/evidence/{name}" in box.arrays}
-    figures = [_read_figure(item, box.at("figures").at(j)) for j, item in enumerate(value["figures"])]
-    return Section(figures=tuple(f for f in figures if f is not None), evidence=evidence, **rest)
-
-
-def _read_figure(value: Mapping[str, Any], box: _Box) -> Figure | None:
-    series = []
-    for k, name in enumerate(value["series"]):
-        part = box.at(k)
-        x, y = part.get("x"), part.get("y")
-        if x is None or y is None:
-            return None
-        series.append(Series(name=name, x=x, y=y, low=part.get("low"), high=part.get("high")))
-    return Figure(**{k: v for k, v in value.items() if k != "series"}, series=tuple(series))
-
-
-__all__ = ["dumps", "from_json", "number", "read_results", "read_timings", "results_schema", "to_arrays", "to_json", "write_results", "write_timings"]
+    kept = {k: _revive(hints[k], v) for k, v in value.items() if k not in ("held", "n", "median_bound")}
+    median = _revive(float, value["median_bound"])
+    return Certificate(holds=np.arange(value["n"]) < value["held"], bound=np.full(value["n"], median), **kept)
