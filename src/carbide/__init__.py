@@ -1,2 +1,46 @@
-"""Carbide."""
+"""Carbide audits, hardens, proves and guards machine-learning models.
+
+The names below load what they need on first use; importing ``carbide`` itself loads neither torch nor scikit-learn.
+
+>>> import carbide
+>>> carbide.LpBall(eps=0.1).words()
+'Linf change of at most 0.1'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+_HOME = {
+    "audit": "carbide.api", "harden": "carbide.api", "prove": "carbide.api", "load_model": "carbide.api", "load_data": "carbide.api", "run": "carbide.api",
+    "Plan": "carbide.plan", "Report": "carbide.pipeline",
+    **{name: "carbide.types" for name in (
+        "Access", "Backdoor", "Bracket", "CarbideError", "Certificate", "Dataset", "Decision", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall",
+        "Membership", "OperatingPoint", "Outcome", "Poison", "Price", "PriceTable", "Queries", "Space", "Splits", "Threat", "UnsoundError")},
+}  # fmt: skip
+
+__all__ = ["__version__", *_HOME]
+
+if TYPE_CHECKING:
+    from carbide.api import audit, harden, load_data, load_model, prove, run
+    from carbide.pipeline import Report
+    from carbide.plan import Plan
+    from carbide.types import (
+        Access, Backdoor, Bracket, CarbideError, Certificate, Dataset, Decision, FeatureBudget, Finding, Flips, InputError, LpBall,
+        Membership, OperatingPoint, Outcome, Poison, Price, PriceTable, Queries, Space, Splits, Threat, UnsoundError,
+    )  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'carbide' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

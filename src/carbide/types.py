@@ -498,6 +498,7 @@ class Section:
     figures: tuple[Figure, ...] = ()
     evidence: Mapping[str, Array] = field(default_factory=dict)
     skipped: tuple[Skip, ...] = ()
+    noun: Threat | None = None
 
     def headline(self) -> Finding | None:
         """The finding that stands for this section, or None if nothing was measured."""

@@ -37,6 +37,8 @@ class Store:
         self.folder = folder
         self.version = version
         self._pack, self._unpack = pack, unpack
+        self._log: list[dict[str, Any]] = []
+        self._touched: list[tuple[str, str]] = []
         if folder is not None:
             (folder / "steps").mkdir(parents=True, exist_ok=True)
 
@@ -46,8 +48,13 @@ class Store:
         ``inputs`` must decide the result together with the name and the version of Carbide.
         """
         if self.folder is None:
-            return compute()
+            start = time.perf_counter()
+            result = compute()
+            self._log.append({"step": name, "file": f"memory-{len(self._log)}", "seconds": round(time.perf_counter() - start, 4)})
+            self._touched.append((name, self._log[-1]["file"]))
+            return result
         path = self.folder / "steps" / f"{_slug(name)}-{digest(FORMAT, self.version, name, inputs)[:20]}.npz"
+        self._touched.append((name, path.name))
         if path.exists():
             return self._read(path)
         start = time.perf_counter()
@@ -60,10 +67,16 @@ class Store:
 
     def timings(self) -> list[dict[str, Any]]:
         """Name, file and seconds of every step ever computed in this folder, in order."""
-        if self.folder is None or not (self.folder / "steps.jsonl").exists():
+        if self.folder is None:
+            return list(self._log)
+        if not (self.folder / "steps.jsonl").exists():
             return []
         lines = (self.folder / "steps.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def touched(self, name: str) -> list[str]:
+        """The files of the steps of this name that were asked for in this process, in order."""
+        return [file for step, file in self._touched if step == name]
 
     def _note(self, name: str, file: str, seconds: float) -> None:
         assert self.folder is not None

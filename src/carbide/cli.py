@@ -1,0 +1,286 @@
+"""The command line. Every command says what to type next; exit codes: 0 fine, 1 the gate fails, 2 wrong input, 3 Carbide failed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+HELP = """Audit, harden, prove and guard machine-learning models.
+
+Start with [bold]carbide demo patients[/bold], open the report it names, then write a plan of your own:
+[bold]carbide audit plan.yaml[/bold] measures how far attackers get, [bold]carbide harden plan.yaml[/bold] makes a better model and says what it cost.
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False)
+space_app = typer.Typer(help="What one row may look like and what an attacker may change.", no_args_is_help=True)
+guard_app = typer.Typer(help="Serve a hardened model behind its policy.", no_args_is_help=True)
+app.add_typer(space_app, name="space")
+app.add_typer(guard_app, name="guard")
+
+STORIES = ("fraud", "patients", "images")
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; the same folder goes on where a stopped run was.")]
+Workers = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Processes to use; all cores when left out.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on the terminal.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Allow pickled model files, after a scan. Only for files you made yourself.")]
+
+
+def say(words: str = "") -> None:
+    """One line for the user on standard output."""
+    typer.echo(words)
+
+
+@app.command()
+def demo(
+    story: Annotated[str | None, typer.Argument(help="fraud, patients or images; all three when left out.")] = None,
+    out: Out = None, workers: Workers = None, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Run the built-in stories: train, audit, harden, audit again, prove, report. Offline; nothing leaves this machine."""
+    from carbide.stories import story_plan
+
+    if story is not None and story not in STORIES:
+        _fail_input(f"story {story!r} is not known; choose {', '.join(STORIES)}")
+    pages = []
+    for name in [story] if story else STORIES:
+        folder = (out or Path("runs")) / f"demo-{name}" if story is None or out is None else out
+        report = _run(story_plan(name), folder, ("audit", "harden", "prove"), workers, quiet, trust=False)
+        say(str(report))
+        pages.append(folder / "report.html")
+        say()
+    say("Open in a browser: " + "  ".join(str(page) for page in pages))
+    say(f"Next: copy {pages[0].parent / 'plan.yaml'}, put your own model and data in it, and run: carbide harden plan.yaml")
+
+
+@app.command()
+def audit(
+    target: Annotated[Path, typer.Argument(help="A plan (.yaml), or a model file together with --data.")],
+    data: Annotated[str | None, typer.Option("--data", help="Data of the model file, or a built-in case.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Label column of the data.")] = None,
+    eps: Annotated[str | None, typer.Option("--eps", help="Size of an Linf change, e.g. 8/255.")] = None,
+    out: Out = None, workers: Workers = None, quiet: Quiet = False, trust: Trust = False,
+) -> None:  # fmt: skip
+    """Measure how far real attackers get against a model."""
+    plan: Any = target
+    if target.suffix.lower() not in (".yaml", ".yml"):
+        if data is None:
+            _fail_input(f"{target} is a model file, so its data are needed; add --data FILE, or name a plan (.yaml)")
+        from carbide.stories import draft_plan
+
+        plan = draft_plan(target, str(data), label=label, eps=eps)
+    _finish(_run(plan, out, ("audit",), workers, quiet, trust), plan)
+
+
+@app.command()
+def harden(
+    plan: Annotated[Path, typer.Argument(help="The plan (.yaml).")], out: Out = None, workers: Workers = None, quiet: Quiet = False, trust: Trust = False,
+) -> None:  # fmt: skip
+    """Audit, train a model that attackers get less far against, and audit that one: what was gained and what it cost."""
+    _finish(_run(plan, out, ("audit", "harden", "prove"), workers, quiet, trust), plan)
+
+
+@app.command()
+def prove(
+    plan: Annotated[Path, typer.Argument(help="The plan (.yaml).")], out: Out = None, workers: Workers = None, quiet: Quiet = False, trust: Trust = False,
+) -> None:  # fmt: skip
+    """Audit, and give certificates: what no attacker of the stated kind can do."""
+    _finish(_run(plan, out, ("audit", "prove"), workers, quiet, trust), plan)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
+    """Write the report of a finished run again, and say in a few lines what it found."""
+    from carbide.verify import rewrite_report
+
+    results, page = rewrite_report(run)
+    from carbide.report.words import summary
+
+    for line in summary(results):
+        say(line)
+    say(f"Open in a browser: {page}")
+
+
+@app.command()
+def gate(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    sarif: Annotated[Path | None, typer.Option("--sarif", help="Also write the breaches as SARIF 2.1.0.")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Also write the gate as JUnit XML.")] = None,
+    rule: Annotated[list[str] | None, typer.Option("--rule", help='A rule instead of the plan\'s gate, e.g. --rule "robust_recall >= 0.7".')] = None,
+) -> None:
+    """Compare a run with its gate: exit 0 when every rule holds, 1 when one does not. What was not measured does not hold."""
+    from carbide.verify import judge_run
+
+    lines = judge_run(run, rules=rule or [], sarif=sarif, junit=junit)
+    for line in lines:
+        say(f"{'pass' if line.passed else 'FAIL'}  {line.rule}: {line.value:.4g}{f' ({line.reason})' if line.reason else ''}")
+    if not all(line.passed for line in lines):
+        say(f"Next: carbide harden {run / 'plan.yaml'}, or change the gate if the risk is accepted")
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(run: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
+    """Recompute every headline of a run from its evidence and say which agree; exit 1 when one does not."""
+    from carbide.verify import verify_run
+
+    checks = verify_run(run)
+    for check in checks:
+        say(f"{'agrees' if check.agrees else 'DIFFERS'}  {check.phase}: {check.metric} {check.reported:.6g}, from the evidence {check.recomputed:.6g}")
+    if not all(check.agrees for check in checks):
+        say("The report does not follow from its evidence: do not rely on it; run the plan again")
+        raise typer.Exit(1)
+
+
+@app.command("methods")
+def list_methods(
+    room: Annotated[str | None, typer.Option(help="Only this threat.")] = None, verb: Annotated[str | None, typer.Option(help="Only this verb.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:  # fmt: skip
+    """List every method with its threat, verb, access needed and paper."""
+    from carbide.registry import ROOMS, VERBS, methods
+
+    for value, known, name in ((room, ROOMS, "room"), (verb, VERBS, "verb")):
+        if value is not None and value not in known:
+            _fail_input(f"{name} {value!r} is not known; choose {', '.join(known)}")
+    rows = [{"room": e.room, "verb": e.verb, "name": e.name, "threats": ", ".join(t.__name__ for t in e.cls.threats) if e.cls else "",
+             "needs": (e.cls.needs.words() + (", training" if e.cls.trains else "")) if e.cls else f"the {e.missing} extra", "paper": e.paper}
+            for e in methods(room=room, verb=verb)]  # fmt: skip
+    if as_json:
+        import json
+
+        say(json.dumps(rows, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("room", "verb", "name", "threats", "needs", "paper")
+    for row in rows:
+        table.add_row(*row.values())
+    Console().print(table)
+
+
+@app.command()
+def schema(which: Annotated[str, typer.Argument(help="plan or results")] = "plan") -> None:
+    """Print the JSON schema of a plan (with every method's options) or of results.json."""
+    import json
+
+    if which == "plan":
+        from carbide.plan import plan_schema as make
+    elif which == "results":
+        from carbide.report.results_json import results_schema as make
+    else:
+        _fail_input(f"schema {which!r} is not known; choose plan or results")
+    say(json.dumps(make(), indent=1, sort_keys=True))
+
+
+@space_app.command("infer")
+def space_infer(
+    data: Annotated[str, typer.Argument(help="The data, or a built-in case.")],
+    label: Annotated[str | None, typer.Option("--label", help="Label column.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the draft goes.")] = Path("space.json"),
+) -> None:
+    """Draft a space file from data and print it in words, for a person to confirm."""
+    from carbide.api import load_data
+    from carbide.space.files import save_space
+    from carbide.space.infer import describe_space
+
+    options = {} if label is None else {"label": label}
+    space = load_data(data, **options).train.space
+    save_space(space, out)
+    say(describe_space(space))
+    say(f"Read this with somebody who knows the data, correct {out}, and name it in the plan: data: {{space: {out}}}")
+
+
+@guard_app.command("serve")
+def guard_serve(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run with a hardened model.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1", port: Annotated[int, typer.Option(help="Port.")] = 8000,
+    budget: Annotated[int, typer.Option(help="Rows a key may ask for in an hour.", min=1)] = 10_000,
+) -> None:  # fmt: skip
+    """Serve the hardened model over HTTP with its output policy and a query budget a key."""
+    from carbide.guard.serve import serve
+
+    serve(run, host=host, port=port, budget=budget)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from carbide import __version__
+
+        say(f"carbide {__version__}")
+        raise typer.Exit(0)
+
+
+def _run(plan: Any, out: Path | None, verbs: tuple[str, ...], workers: int | None, quiet: bool, trust: bool) -> Any:
+    from carbide.api import run_plan
+
+    return run_plan(plan, out=out, verbs=verbs, workers=workers, quiet=True if quiet else None, trust=trust)
+
+
+def _finish(report: Any, plan: Any) -> None:
+    say(str(report))
+    folder = report.folder
+    say(f"Open in a browser: {folder / 'report.html'}")
+    for step in report.results.next_steps:
+        say(f"Next: {step.replace('RUN', str(folder)).replace('PLAN', str(plan) if isinstance(plan, Path) else 'plan.yaml')}")
+    if not report.passed:
+        for line in report.results.gate:
+            if not line.passed:
+                say(f"FAIL  {line.rule}: {line.value:.4g}{f' ({line.reason})' if line.reason else ''}")
+        raise typer.Exit(1)
+
+
+def _fail_input(words: str) -> None:
+    from carbide.types import InputError
+
+    raise InputError(words)
+
+
+def guarded(command: Callable[[], Any]) -> int:
+    """Run a command and turn what it raises into an exit code and one sentence."""
+    import click
+
+    from carbide.types import CarbideError, InputError
+
+    try:
+        command()
+    except InputError as error:
+        print(f"carbide: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except CarbideError as error:
+        print(f"carbide failed: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("\ncarbide: stopped; every finished step is kept: give the same command again to go on", file=sys.stderr)
+        return 130
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except MemoryError:
+        print("carbide failed: out of memory; give fewer rows with data: {rows: N} or fewer workers with -j 1", file=sys.stderr)
+        return 3
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        print("carbide failed: this is a fault of Carbide, not of your input; finished steps are kept", file=sys.stderr)
+        return 3
+    return 0
+
+
+def main() -> None:
+    """The entry point of the ``carbide`` command."""
+    sys.exit(guarded(lambda: app(standalone_mode=False)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""From a job to a run folder: train, audit, harden, audit again, prove, report; every step is stored and found again.
+
+>>> sorted(VERBS)
+['audit', 'harden', 'prove']
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+import carbide
+from carbide._audit import Ask, audit_case
+from carbide._harden import Budget, Hardened, fit, harden_case
+from carbide._prove import brackets_of, prove_case
+from carbide.models.operating import calibrated
+from carbide.registry import ROOMS
+from carbide.results import HARDENED, PLAIN, Cost, DataFacts, Latency, Measure, Phase, Results, Timings
+from carbide.run import Progress, Run, Store, cores, remember, use, write_whole
+from carbide.run.store import encode
+from carbide.stats.intervals import clopper_pearson
+from carbide.stats.performance import performance
+from carbide.types import Case, InputError, Model, OperatingPoint, Recipe, Section, Splits
+
+VERBS = ("audit", "harden", "prove")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "torch", "xgboost-cpu", "xgboost", "lightgbm", "onnxruntime")
+BLIND = {
+    "evasion": "changes of another kind than the stated one (for images: rotation, blur, patches; for tables: fields outside the price table)",
+    "poisoning": "poison of another kind or a larger share than the stated one, and attackers who also control the training code",
+    "privacy": "attackers who see more than answers (weights, training logs) or who reconstruct whole records",
+    "extraction": "thieves with more queries or better natural data than the pool, and copies of the weight file",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """What is to be done: data, threats, and a model, a recipe or both."""
+
+    title: str
+    data: Splits
+    asks: tuple[Ask, ...]
+    model: Model | None = None
+    recipe: Recipe | None = None
+    point: OperatingPoint | None = None
+    budget: Budget = field(default_factory=Budget)
+    gate: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Report:
+    """What a verb returns: ``results`` (repeatable), ``timings``, the ``model`` and ``recipe`` to use, the ``plain`` model, the run's folder."""
+
+    results: Results
+    timings: Timings
+    model: Model
+    plain: Model
+    recipe: Recipe | None = None
+    folder: Path | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every line of the gate holds (True without a gate)."""
+        return all(line.passed for line in self.results.gate)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write plan, results, evidence, models and report.html to a folder and return the path of the page."""
+        write_run(self, Path(folder))
+        return Path(folder) / "report.html"
+
+    def __str__(self) -> str:
+        from carbide.report.words import summary
+
+        return "\n".join(summary(self.results))
+
+    def _repr_html_(self) -> str:
+        from carbide.report.html import render_html
+
+        return render_html(self.results, self.timings)
+
+
+def execute(job: Job, *, out: Path | None = None, verbs: Sequence[str] = ("audit",), workers: int | None = None, quiet: bool | None = None) -> Report:
+    """Do the verbs on a job; with ``out`` everything is stored there and a killed run goes on where it was.
+
+    Raises:
+        InputError: if the job is wrong: nothing to audit, nothing to train with, a door that refuses.
+    """
+    from carbide.models import pack, unpack
+
+    if job.model is None and job.recipe is None:
+        raise InputError("neither a model nor a recipe is given; add model: (a file) or recipe: (how to train one)")
+    store = Store(out, pack=pack, unpack=unpack, version=carbide.__version__)
+    run = Run(workers=workers or cores(), progress=Progress(quiet=quiet), store=store)
+    with use(run):
+        report = _execute(job, verbs, run)
+    if out is not None:
+        report = replace(report, folder=out)
+        write_run(report, out)
+    return report
+
+
+def _execute(job: Job, verbs: Sequence[str], run: Run) -> Report:
+    case = _case(job, run)
+    say = run.progress.say
+    say(f"{job.title}: audit")
+    phases = [_phase(PLAIN, case, job, verbs)]
+    hardened: Hardened | None = None
+    final = case
+    if "harden" in verbs:
+        say(f"{job.title}: harden")
+        hardened = harden_case(case, job.asks, job.budget)
+        final = replace(case, recipe=hardened.recipe, model=hardened.model)
+        say(f"{job.title}: audit again, on rows that hardening never saw")
+        phases.append(_phase(HARDENED, final, job, verbs))
+    timings = _timings(run, case, final, hardened)
+    results = _results(job, phases, hardened, timings)
+    return Report(results=results, timings=timings, model=final.model, plain=case.model, recipe=final.recipe)
+
+
+def _case(job: Job, run: Run) -> Case:
+    from carbide.models.checks import check_model
+
+    draft = Case(model=job.model, data=job.data, recipe=job.recipe, operating_point=job.point, seed=job.seed)  # type: ignore[arg-type]
+    if job.model is not None:
+        model = calibrated(job.model, job.data.validation, job.point)
+    else:
+        assert job.recipe is not None
+        run.progress.say(f"{job.title}: train")
+        model = fit(job.recipe, draft, PLAIN)
+    check_model(model, job.data.test)
+    return replace(draft, model=model)
+
+
+def _phase(name: str, case: Case, job: Job, verbs: Sequence[str]) -> Phase:
+    before = case.model.digest()
+    sections = audit_case(case, job.asks)
+    if case.model.digest() != before:
+        raise InputError("the model changed while it was audited; put it in inference mode and freeze its buffers")
+    if "prove" in verbs:
+        sections = prove_case(case, job.asks, sections)
+    brackets = tuple(bracket for section in sections for bracket in brackets_of(section))
+    threshold = case.model.threshold if case.model.classes == 2 else float("nan")
+    return Phase(name=name, model=_words(case), sections=sections, performance=_performance(case), cost=Cost(size_bytes=_size(case.model)),
+                 brackets=brackets, threshold=threshold)  # fmt: skip
+
+
+def _performance(case: Case) -> dict[str, Measure]:
+    test = case.data.test
+    probabilities = case.model.predict(test.x)
+    result = performance(test.y, probabilities, case.model.threshold)
+    positives, negatives = int((test.y == 1).sum()), int((test.y == 0).sum())
+    rows = {"accuracy": (result.accuracy, len(test), 1)}
+    if probabilities.shape[1] == 2:
+        rows |= {"recall": (result.recall, positives, 1), "false_positive_rate": (result.false_positive_rate, negatives, -1)}
+    found = {}
+    for metric, (value, n, good) in rows.items():
+        low, high = clopper_pearson(round(value * n), n)
+        found[metric] = Measure(metric=metric, value=value, low=low, high=high, n=n, good=good)
+    return found | {"worst_class": Measure(metric="worst_class", value=result.worst_class, n=len(test))}
+
+
+def _words(case: Case) -> str:
+    said = case.recipe.describe() if case.recipe is not None else {}
+    names = []
+    while said:
+        names.append(str(said.get("estimator") or said.get("factory") or said.get("wrapper") or said.get("recipe")).rpartition(":")[2])
+        inner = said.get("inner")
+        said = inner if isinstance(inner, Mapping) else {}
+    return " around ".join(dict.fromkeys(names)) or type(case.model).__name__
+
+
+def _size(model: Model) -> int:
+    from carbide.models import pack
+
+    try:
+        return len(encode(model, pack=pack))
+    except (TypeError, InputError):
+        return 0  # a live callable or an endpoint: nothing that Carbide could weigh
+
+
+def _timings(run: Run, case: Case, final: Case, hardened: Hardened | None) -> Timings:
+    latency = {PLAIN: _latency(case.model, case)}
+    if hardened is not None:
+        latency[HARDENED] = _latency(final.model, case)
+    logged = run.store.timings()
+    steps: dict[str, float] = {}
+    for line in logged:
+        steps[line["step"]] = steps.get(line["step"], 0.0) + line["seconds"]
+    training = {PLAIN: steps.get(f"train {PLAIN}", 0.0)}
+    if hardened is not None:
+        training[HARDENED] = max((line["seconds"] for line in logged if line["file"] == hardened.training), default=training[PLAIN])
+    return Timings(steps=steps, latency=latency, training=training, machine=f"{platform.machine()}, {cores()} cores, Python {platform.python_version()}")
+
+
+def _latency(model: Model, case: Case) -> Latency:
+    def measure() -> tuple[float, float]:
+        rows = case.data.test.x[:64]
+        model.predict(rows[:1])
+        seconds = []
+        for i in range(len(rows)):
+            start = time.perf_counter()
+            model.predict(rows[i : i + 1])
+            seconds.append(time.perf_counter() - start)
+        return float(np.percentile(seconds, 50) * 1e3), float(np.percentile(seconds, 99) * 1e3)
+
+    p50, p99 = remember("latency", model, measure)
+    return Latency(p50=p50, p99=p99)
+
+
+def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timings: Timings) -> Results:
+    from carbide.report.gate import judge_gate, parse_gate
+
+    parts = {"train": len(job.data.train), "validation": len(job.data.validation), "test": len(job.data.test)}
+    data = DataFacts(name=job.data.test.name, rows=parts, classes=job.data.test.class_names, features=int(np.prod(job.data.test.space.shape)), notes=job.notes)
+    warnings = [*_worse(phases)]
+    if hardened is not None:
+        if not hardened.changed:
+            warnings.append(f"no defence within an accuracy loss of {job.budget.accuracy_loss:.1%} was safer than the plain model; allow more loss or other defences")
+        warnings += [f"defence {s.method} was not tried: {s.reason}" for s in hardened.skipped]
+    results = Results(title=job.title, plan=job.plan, seed=job.seed, versions=versions(), data=data, phases=tuple(phases),
+                      options=hardened.options if hardened else (), not_tested=_not_tested(job, phases), warnings=tuple(warnings),
+                      next_steps=_next_steps(hardened is not None))  # fmt: skip
+    return replace(results, gate=judge_gate(parse_gate(job.gate), results)) if job.gate else results
+
+
+def _worse(phases: Sequence[Phase]) -> list[str]:
+    if len(phases) < 2:
+        return []
+    found = []
+    for before, after in zip(phases[0].sections, phases[1].sections, strict=True):
+        a, b = before.headline(), after.headline()
+        if a is not None and b is not None and a.good * (b.value - a.value) < 0 and (b.high < a.low or b.low > a.high):
+            found.append(f"hardening made {a.metric} worse for {before.threat}: {a.value:.3f} before, {b.value:.3f} after")
+    return found
+
+
+def _not_tested(job: Job, phases: Sequence[Phase]) -> tuple[str, ...]:
+    asked = {ask.threat.room for ask in job.asks}
+    lines = [f"{room}: no threat of this kind was asked about" for room in ROOMS if room not in asked]
+    lines += [f"{room}: {BLIND[room]}" for room in ROOMS if room in asked]
+    for section in phases[-1].sections:
+        lines += [f"{section.room}, {skip.method}: {skip.status}, {skip.reason}" for skip in section.skipped]
+    return tuple(dict.fromkeys(lines))
+
+
+def _next_steps(hardened: bool) -> tuple[str, ...]:
+    if hardened:
+        return ("carbide verify RUN", "carbide gate RUN", "carbide guard serve RUN")
+    return ("carbide harden PLAN", "carbide verify RUN")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Carbide, Python and the packages that decide the numbers."""
+    found = {"carbide": carbide.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_run(report: Report, folder: Path) -> None:
+    """Write a run folder: plan.yaml, results.json, timings.json, evidence/, the models and report.html, each whole."""
+    from carbide.report.html import write_html
+    from carbide.report.results_json import write_results
+
+    results = report.results
+    for phase in results.phases:
+        for number, section in enumerate(phase.sections):
+            write_whole(folder / "evidence" / f"{phase.name}-{number}-{section.room}.npz", encode(section))
+    write_whole(folder / "plan.yaml", yaml.safe_dump(dict(results.plan), sort_keys=False).encode())
+    _save_models(report, folder)
+    write_whole(folder / "timings.json", json.dumps(_plain(report.timings), indent=1, sort_keys=True).encode())
+    write_results(results, folder / "results.json")
+    write_html(results, report.timings, folder / "report.html")
+
+
+def _save_models(report: Report, folder: Path) -> None:
+    from carbide.models import pack, save_model
+    from carbide.report.card import model_card
+
+    try:
+        pack(report.plain)
+    except (TypeError, InputError):
+        return  # a live callable or an endpoint: there is nothing to save, and verify re-checks without it
+    save_model(report.plain, folder / "plain")
+    if report.results.hardened is not None:
+        save_model(report.model, folder / "hardened")
+        write_whole(folder / "hardened" / "card.md", model_card(report.results).encode())
+
+
+def _plain(timings: Timings) -> dict[str, Any]:
+    return {"steps": dict(timings.steps), "latency": {k: {"p50": v.p50, "p99": v.p99} for k, v in timings.latency.items()},
+            "training": dict(timings.training), "machine": timings.machine}  # fmt: skip
+
+
+def read_sections(folder: Path) -> dict[str, list[Section]]:
+    """The sections of a run's phases from its evidence, by phase name.
+
+    Raises:
+        InputError: if the folder holds no evidence.
+    """
+    from carbide.run.store import decode
+
+    files = sorted((folder / "evidence").glob("*.npz"), key=lambda f: (f.name.split("-")[0], int(f.name.split("-")[1])))
+    if not files:
+        raise InputError(f"{folder} holds no evidence; name the folder of a finished run")
+    found: dict[str, list[Section]] = {}
+    for file in files:
+        try:
+            section = decode(file.read_bytes())
+        except Exception as error:
+            raise InputError(f"evidence {file} cannot be read ({error}); run the plan again into this folder") from error
+        if not isinstance(section, Section):
+            raise InputError(f"evidence {file} holds a {type(section).__name__}, not a section; run the plan again into this folder")
+        found.setdefault(file.name.split("-")[0], []).append(section)
+    return found
