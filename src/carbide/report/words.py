@@ -1,7 +1,7 @@
-"""Plain words for what was measured: numbers as "x of 100", attackers as people, no jargon.
+"""Plain words for what was measured: attackers as people, numbers as "x of 100", no jargon.
 
->>> of_100(0.712), of_100(0.0), of_100(0.002), of_100(0.998)
-('71 of 100', '0 of 100', 'fewer than 1 of 100', 'more than 99 of 100')
+>>> attacker("labels of 1.00% of the training rows changed")
+'An attacker who may change the labels of 1% of the training rows'
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from carbide.report.lights import Light, light_of
 from carbide.report.metrics import METRICS, key_of, metric_named
+from carbide.report.numbers import number, of_100, percent, rounded
 from carbide.results import Measure, Option, Pair, Phase, Results, compare
 from carbide.types import Finding, Section
 
@@ -24,65 +25,6 @@ ROOMS = {
     "extraction": "Copying the model",
 }
 SHORT_ROOMS = {"evasion": "evasion", "poisoning": "poisoning", "privacy": "membership privacy", "extraction": "extraction"}
-
-
-def of_100(share: float) -> str:
-    """A share as "x of 100"; never rounded to none or all unless it is."""
-    if math.isnan(share):
-        return "an unknown number of 100"
-    if 0 < share < 0.005:
-        return "fewer than 1 of 100"
-    if 0.995 < share < 1:
-        return "more than 99 of 100"
-    return f"{_per_cent(share)} of 100"
-
-
-def _per_cent(share: float) -> int:
-    return math.floor(100 * share + 0.5)
-
-
-def percent(value: float) -> str:
-    """A share in per cent with one decimal, or "unknown"."""
-    return "unknown" if math.isnan(value) else f"{100 * value:.1f}%"
-
-
-def number(value: float) -> str:
-    """A number for a table: four significant digits, or a dash for none."""
-    return "–" if math.isnan(value) else f"{value:.4g}"
-
-
-def interval(low: float, high: float) -> str:
-    """An interval for a table, or nothing where there is none."""
-    return "" if math.isnan(low) or math.isnan(high) else f"[{number(low)}, {number(high)}]"
-
-
-def size(size_bytes: float) -> str:
-    """A size in the unit that fits.
-
-    >>> size(512), size(1_260_000)
-    ('512 B', '1.3 MB')
-    """
-    if size_bytes <= 0:
-        return "unknown"
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000 or unit == "GB":
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.3g} {unit}" if size_bytes >= 10 else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    raise AssertionError
-
-
-def seconds(value: float) -> str:
-    """A duration in the unit that fits.
-
-    >>> seconds(0.25), seconds(75), seconds(7300)
-    ('0.25 s', '1 min 15 s', '2 h 2 min')
-    """
-    if math.isnan(value):
-        return "unknown"
-    if value < 60:
-        return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 # The attacker ------------------------------------------------------------------------------------------------------
@@ -198,7 +140,7 @@ def detail(finding: Finding, phase: Phase | None = None) -> str:
 
 
 def _short(share: float) -> str:
-    return f"{100 * share:.1f}" if share < 0.1 and 0 < share else str(_per_cent(share))
+    return f"{100 * share:.1f}" if 0 < share < 0.1 else str(rounded(share))
 
 
 # Lines of the first screen -----------------------------------------------------------------------------------------
