@@ -14,7 +14,7 @@ from typing import Any
 
 from carbide.report.lights import Light, light_of
 from carbide.report.metrics import METRICS, key_of, metric_named
-from carbide.report.numbers import number, of_100, percent, rounded
+from carbide.report.numerals import number, of_100, percent, rounded
 from carbide.results import Measure, Option, Pair, Phase, Results, compare
 from carbide.types import Finding, Section
 
