@@ -1,0 +1,266 @@
+"""What every registered method must do: one check a slot, each with truth of its own. Doing nothing fails, and so does cheating."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+from typing import Any
+
+import numpy as np
+
+from carbide import registry
+from carbide.registry import SLOTS, Entry, Method
+from carbide.types import Certificate, FeatureBudget, InputError, LpBall, Model, Poison, rng_for
+from tests.conformance.cases import World, worlds
+
+FLOOR = 0.75  # the share of what is known to be possible that a method must reach
+
+
+def check_form(entry: Entry) -> None:
+    """A frozen keyword-only dataclass with plain options, a cited paper, a summary and the slot's signature."""
+    cls = entry.cls
+    assert cls is not None, f"{entry.key} is not installed"
+    assert dataclasses.is_dataclass(cls), entry.key
+    assert cls.__dataclass_params__.frozen, f"{entry.key} is not frozen"
+    assert all(f.kw_only for f in dataclasses.fields(cls)), f"{entry.key} takes positional options"
+    cls()  # every option has a default
+    assert re.search(r"https?://\S+", entry.paper), f"{entry.key}: the first line of its module cites no address"
+    assert entry.summary, f"{entry.key} has no docstring"
+    assert entry.signature in SLOTS[entry.room, entry.verb], f"{entry.key} has the signature {entry.signature}"
+
+
+def worlds_for(method: Method) -> list[World]:
+    """The worlds in which the method can run."""
+    found = [w for threat in method.threats for w in worlds(threat) if registry.refusal(method, w.case, w.threat) is None]
+    assert found, f"{type(method).__name__} runs in no world of the suite; add one to tests/conformance/cases.py"
+    return found
+
+
+def unchanged(values: dict[str, Any]) -> Any:
+    """A function that asserts that these arrays are what they were."""
+    before = copy.deepcopy(values)
+
+    def check() -> None:
+        for name, value in before.items():
+            np.testing.assert_array_equal(values[name], value, err_msg=f"{name} was changed in place")
+
+    return check
+
+
+def check_evasion(method: Method, world: World) -> None:
+    """The attack breaks most rows that can be broken, none that cannot, stays in the threat, repeats, changes nothing in place."""
+    from carbide.evasion.judge import judge
+
+    case, threat = world.case, world.threat
+    x, y = case.data.test.x, case.data.test.y
+    if isinstance(threat, FeatureBudget):
+        x, y = x[y == 1], y[y == 1]
+    same = unchanged({"x": x, "y": y})
+    digest = case.model.digest()
+    first = method(case.model, x, y, threat, rng_for(0, "c"))
+    again = method(case.model, x, y, threat, rng_for(0, "c"))
+    same()
+    assert case.model.digest() == digest, "the model was changed"
+    assert first.shape == x.shape
+    np.testing.assert_array_equal(first, again, err_msg="the same rng gives other proposals")
+    outcome = judge(case.model, x, y, first, threat, case.data.test.space)
+    possible = breakable(world, x, y)
+    clean = case.model.predict(x).argmax(1) != y
+    assert not outcome.success[possible == 0].any(), "it broke rows that cannot be broken"
+    reached = (outcome.success & ~clean)[(possible == 1) & ~clean].mean()
+    assert reached >= FLOOR, f"it broke {reached:.0%} of the rows that can be broken"
+
+
+def breakable(world: World, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """1 = the row can surely be broken, 0 = it surely cannot, -1 = not known; from closed forms and dense search, not from attacks."""
+    case, threat = world.case, world.threat
+    clean = case.model.predict(x).argmax(1) != y
+    grid = _reach(world, x)
+    broken = np.zeros(len(x), bool)
+    for candidate in grid:
+        broken |= case.model.predict(candidate).argmax(1) != y
+    known = np.where(broken | clean, 1, -1)
+    if "linear" in world.name or "labels only" in world.name:  # the corner of the ball is the best there is, for linear models
+        known[~(broken | clean)] = 0 if isinstance(threat, LpBall) and np.isinf(threat.p) else -1
+    return known
+
+
+def _reach(world: World, x: np.ndarray) -> list[np.ndarray]:
+    space, threat = world.case.data.test.space, world.threat
+    flat = x.reshape(len(x), -1)
+    d = flat.shape[1]
+    if isinstance(threat, FeatureBudget):  # spend the whole budget on one feature, or share it evenly
+        moves = [s * threat.money / 10.0 * e for s in (-1, 1) for e in np.eye(d)] + [s * np.full(d, threat.money / 10.0 / d) for s in (-1, 1)]
+    else:
+        signs = _directions(world, d)
+        size = threat.eps if np.isinf(threat.p) else threat.eps / np.sqrt(d)
+        moves = [s * size * 0.97 * direction for s in (-1, 1) for direction in signs]
+    lower, upper = space.lower.ravel(), space.upper.ravel()
+    return [np.clip(flat + m, lower, upper).reshape(x.shape) for m in moves]
+
+
+def _directions(world: World, d: int) -> list[np.ndarray]:
+    module = getattr(world.case.model, "module", None)
+    if module is None:
+        return [np.ones(d)]
+    weight = module[-1].weight.detach().numpy().astype(float)
+    return [np.sign(weight[1] - weight[0])]
+
+
+def check_poisoning(method: Method, world: World) -> None:
+    """It changes at most its share and at least one row, repeats, stays in the space, and does what its threat says when trained on."""
+    from carbide.poisoning.judge import audit
+
+    train, threat = world.case.data.train, world.threat
+    same = unchanged({"x": train.x, "y": train.y})
+    poison: Poison = method(train, threat, rng_for(0, "p"))
+    again: Poison = method(train, threat, rng_for(0, "p"))
+    same()
+    np.testing.assert_array_equal(poison.dataset.x, again.dataset.x)
+    np.testing.assert_array_equal(poison.dataset.y, again.dataset.y)
+    section = audit(world.case, threat, {"tried": method})
+    headline = section.headline()
+    assert headline is not None, f"the judge refused it: {section.skipped}"
+    assert not [s for s in section.skipped if s.status == "failed"], f"the judge refused it: {section.skipped}"
+    harm = headline.value if headline.good < 0 else _clean_accuracy(world) - headline.value
+    assert harm >= (0.5 if headline.good < 0 else 0.02), f"{headline.metric} is {headline.value}: it does next to nothing"
+
+
+def _clean_accuracy(world: World) -> float:
+    test = world.case.data.test
+    model = world.case.recipe.fit(world.case.data.train, np.random.default_rng(0))
+    return float((model.predict(test.x).argmax(1) == test.y).mean())
+
+
+def check_privacy(method: Method, world: World) -> None:
+    """Its scores tell members of an overfit model, whatever the order of the rows, and nothing where there is nothing to tell."""
+    from carbide.privacy.shadows import train_shadows
+    from carbide.stats.roc import auc
+
+    pool = world.case.data.train
+    count = 24
+    shadows = train_shadows(world.case.recipe, pool, count, 0) if method.trains else None
+    rng = np.random.default_rng(3)
+    order = rng.permutation(len(pool))
+    inside = np.zeros(len(pool), bool)
+    inside[order[: len(pool) // 2]] = True
+    target: Model = world.case.recipe.fit(pool.take(inside), np.random.default_rng(9))
+    scores = method(target, pool, rng_for(0, "m"), shadows)
+    again = method(target, pool, rng_for(0, "m"), shadows)
+    assert scores.shape == (len(pool),)
+    assert np.isfinite(scores).all()
+    np.testing.assert_array_equal(scores, again)
+    power = auc(scores[inside], scores[~inside])
+    assert power >= 0.6, f"it does not tell members of an overfit model: AUC {power:.2f}"
+    blind = np.zeros(len(pool), bool)
+    blind[rng.permutation(len(pool))[: len(pool) // 2]] = True
+    chance = auc(scores[blind], scores[~blind])
+    assert abs(chance - 0.5) < 0.15, f"it tells members that are none: AUC {chance:.2f}"
+
+
+def check_extraction(method: Method, world: World) -> None:
+    """It stays within its queries, its copy answers alone, and agrees with an easy victim."""
+    from carbide.extraction.oracle import Oracle
+
+    case, threat = world.case, world.threat
+    asked = Counting(case.model)
+    oracle = Oracle(model=asked, threat=threat)
+    thief = method(oracle, case.data.validation, threat, rng_for(0, "t"))
+    used = asked.rows
+    assert 0 < used <= threat.n, f"it asked for {used} rows, its budget is {threat.n}"
+    test = case.data.test.x
+    copied = thief.predict(test)
+    assert asked.rows == used, "its copy asks the victim"
+    agreement = (copied.argmax(1) == case.model.predict(test).argmax(1)).mean()
+    assert agreement >= 0.8, f"its copy agrees on {agreement:.0%} of the rows with an easy victim"
+
+
+class Counting:
+    """A model that counts the rows it is asked for."""
+
+    def __init__(self, model: Model) -> None:
+        self._model, self.rows = model, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        self.rows += len(x)
+        return self._model.predict(x)
+
+
+def check_harden(method: Method, world: World, form: str) -> None:
+    """The result is another model than before, of the same space and classes, repeatable, described, and still does its job."""
+    case = world.case
+    assert case.recipe is not None
+    train, test = case.data.train, case.data.test
+    same = unchanged({"x": train.x, "y": train.y})
+    before = case.recipe.fit(train, rng_for(0, "h"))
+    if form == "recipe":
+        recipe = method(case.recipe, world.threat)
+        said = json.dumps(recipe.describe(), default=str, sort_keys=True)
+        assert said != json.dumps(case.recipe.describe(), default=str, sort_keys=True), "the recipe is described as the one before: nothing was done"
+        models = [recipe.fit(train, rng_for(0, "h")) for _ in range(2)]
+    else:
+        models = [method(before, train, rng_for(0, "w")) for _ in range(2)]
+    same()
+    first, again = (m.predict(test.x) for m in models)
+    np.testing.assert_array_equal(first, again, err_msg="two fits with the same rng differ")
+    assert first.shape == (len(test), case.model.classes)
+    assert np.allclose(first.sum(1), 1, atol=1e-6)
+    assert models[0].digest() != before.digest(), "the model is the one before: nothing was done"
+    accuracy = float((first.argmax(1) == test.y).mean())
+    plain = float((before.predict(test.x).argmax(1) == test.y).mean())
+    assert accuracy >= plain - 0.25, f"accuracy fell from {plain:.2f} to {accuracy:.2f}"
+    assert method.strengths(), "it has no strengths to choose among"
+
+
+def check_prove(method: Method, world: World, form: str) -> None:
+    """The certificate is well formed, says something, and no change inside the threat breaks a row that it holds for."""
+    case = world.case
+    x, y = case.data.test.x, case.data.test.y
+    if isinstance(world.threat, FeatureBudget):
+        x, y = x[y == 1], y[y == 1]
+    args = (case.recipe, case.data.train, x, y) if form == "recipe" else (case.model, x, y)
+    certificate: Certificate = method(*args, world.threat, rng_for(0, "v"))
+    assert len(certificate.holds) == len(certificate.bound)
+    assert certificate.assumptions, "it states no assumption"
+    assert 0 <= certificate.failure_probability < 1
+    assert certificate.holds.any() or np.nanmax(certificate.bound) > 0, "it proves nothing in a world where something can be proven"
+    if isinstance(world.threat, LpBall | FeatureBudget) and len(certificate.holds) == len(x) and certificate.failure_probability == 0:
+        broken = breakable(world, x, y) == 1
+        assert not (broken & certificate.holds).any(), "it holds for rows that can be broken"
+
+
+def check(entry: Entry) -> int:
+    """Every check of one registered method; the number of worlds in which it ran.
+
+    Raises:
+        AssertionError: if the method does not conform.
+    """
+    check_form(entry)
+    method = entry.make()
+    return check_behaviour(entry.room, entry.verb, entry.form, method)
+
+
+def check_behaviour(room: str, verb: str, form: str, method: Method) -> int:
+    """The slot's checks in every world where the method runs."""
+    ran = 0
+    if (room, verb) == ("privacy", "prove"):
+        return ran  # it needs a private model: tests/privacy checks it against known mechanisms
+    for world in worlds_for(method):
+        audits = {"evasion": check_evasion, "poisoning": check_poisoning, "privacy": check_privacy, "extraction": check_extraction}
+        try:
+            if verb == "audit":
+                audits[room](method, world)
+            elif verb == "harden":
+                check_harden(method, world, form)
+            elif verb == "prove":
+                check_prove(method, world, form)
+        except InputError:
+            continue  # the method refuses this world in words, which it may
+        ran += 1
+    assert ran, f"{type(method).__name__} refuses every world of the suite"
+    return ran

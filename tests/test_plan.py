@@ -1,0 +1,157 @@
+"""The plan door: what a plan may say, and that anything else is one clear sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from carbide.plan import Plan, make_ask, number, plan_schema, read_plan
+from carbide.types import Backdoor, FeatureBudget, Flips, InputError, LpBall, Membership, Price, PriceTable, Queries, Space
+
+GOOD = {"data": {"source": "patients"}, "recipe": {"estimator": "random_forest"}, "threats": [{"membership": {}}]}
+SPACE = Space.table(["a", "b"], lower=np.zeros(2), upper=np.ones(2))
+
+
+def ask(entry, prices=None):
+    return make_ask(entry, space=SPACE, base=None, prices=prices).threat
+
+
+def test_threats_read_as_nouns(tmp_path):
+    assert ask({"evasion": {"norm": "linf", "eps": "8/255"}}) == LpBall(eps=8 / 255)
+    assert ask({"evasion": {"norm": "l2", "eps": 0.5}}) == LpBall(p=2, eps=0.5)
+    table = PriceTable(prices={"a": Price(up=1)})
+    money = ask({"evasion": {"money": 50}}, table)
+    assert isinstance(money, FeatureBudget)
+    assert money.prices is table
+    assert ask({"poisoning": {"flips": 0.01}}) == Flips(fraction=0.01)
+    assert ask({"poisoning": {"backdoor": 0.02, "target": 1}}) == Backdoor(fraction=0.02, target=1)
+    assert ask({"membership": None}) == Membership()
+    assert ask({"extraction": {"queries": 10, "answers": "labels"}}) == Queries(n=10, answers="labels")
+
+
+@pytest.mark.parametrize(
+    ("entry", "word"),
+    [
+        ({"evasion": {}}, "eps"),
+        ({"evasion": {"eps": 2.0}}, "2"),
+        ({"evasion": {"eps": 0.1, "norm": "l7"}}, "l7"),
+        ({"evasion": {"eps": "1/0"}}, "1/0"),
+        ({"evasion": {"money": 5}}, "price"),
+        ({"evasion": {"money": 5, "eps": 1}}, "both"),
+        ({"evasion": {"epsilon": 1}}, "epsilon"),
+        ({"evasions": {"eps": 1}}, "evasions"),
+        ({"evasion": {"eps": 0.1}, "membership": {}}, "exactly one"),
+        ({"poisoning": {}}, "flips"),
+        ({"poisoning": {"flips": 3}}, "3"),
+        ({"extraction": {"queries": "many"}}, "many"),
+        ({"membership": [1]}, "[1]"),
+    ],
+)
+def test_wrong_threats_are_named(entry, word):
+    with pytest.raises(InputError) as caught:
+        ask(entry)
+    assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"thread": []}, "thread"),
+        ({"threats": []}, "threats"),
+        ({"data": {"sauce": "x"}}, "sauce"),
+        ({"seed": -1}, "seed"),
+        ({"harden": {"accuracy_loss": 2}}, "accuracy_loss"),
+        ({"operating_point": {"false_positive_rate": 1}}, "false_positive_rate"),
+        ({"threats": [{"membership": {"audit": {"liar": {}}}}]}, "liar"),
+        ({"threats": [{"membership": {"audit": {"lira": {"shadow": 3}}}}]}, "shadow"),
+        ({"gate": {"a": {"b": 1}}}, "gate"),
+    ],
+)
+def test_wrong_plans_are_named(change, word):
+    with pytest.raises(InputError) as caught:
+        read_plan(GOOD | change)
+    assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_plan(tmp_path):
+    cases = {"absent.yaml": None, "empty.yaml": b"", "binary.yaml": b"\xff\xfe\x00", "list.yaml": b"- 1\n- 2\n", "broken.yaml": b"a: [1,\nb: {"}
+    for name, content in cases.items():
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(InputError, match=name):
+            read_plan(path)
+    with pytest.raises(InputError):
+        read_plan(tmp_path)
+
+
+def test_a_plan_runs_no_code(tmp_path):
+    path = tmp_path / "evil.yaml"
+    path.write_text(f"data: !!python/object/apply:os.system ['touch {tmp_path}/pwned']\n")
+    with pytest.raises(InputError):
+        read_plan(path)
+    assert not (tmp_path / "pwned").exists()
+
+
+keys = st.sampled_from(["data", "threats", "model", "recipe", "seed", "harden", "gate", "evasion", "eps", "membership", "x", "source"])
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys | st.text(max_size=4), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(keys, junk, max_size=6), st.booleans())
+def test_any_mapping_is_a_plan_or_a_sentence(raw, with_good):
+    try:
+        plan, _ = read_plan((GOOD if with_good else {}) | raw)
+    except InputError as error:
+        assert str(error)
+    else:
+        assert isinstance(plan, Plan)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_file_is_a_plan_or_a_sentence(tmp_path, content):
+    path = tmp_path / "p.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError):
+        read_plan(path)
+
+
+@given(st.one_of(junk, st.text()))
+def test_numbers_are_numbers_or_a_sentence(value):
+    try:
+        assert isinstance(number(value, "v"), float)
+    except InputError as error:
+        assert "v is" in str(error)
+
+
+def test_the_schema_accepts_the_stories_and_refuses_nonsense():
+    import jsonschema
+
+    from carbide.stories import story_plan
+
+    schema = plan_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for name in ("fraud", "patients", "images"):
+        jsonschema.validate(json.loads(json.dumps(story_plan(name))), schema)
+        read_plan(story_plan(name))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(GOOD | {"threats": [{"membership": {"audit": {"lira": {"shadowz": 1}}}}]}, schema)
+
+
+def test_round_trip_through_yaml():
+    plan, _ = read_plan(GOOD)
+    again, _ = read_plan(yaml.safe_load(yaml.safe_dump(plan.model_dump(mode="json", exclude_defaults=True))))
+    assert again == plan
+    assert math.isclose(again.budget().accuracy_loss, 0.02)
