@@ -78,8 +78,8 @@ _EFFECTS: Mapping[str, Callable[[str, str], str]] = {
     "robust_accuracy": lambda share, rows: f"makes the model wrong on {share} inputs",
     "attack_success_rate": lambda share, rows: f"can later make the model give the answer they want on {share} inputs",
     "accuracy_after_poisoning": lambda share, rows: f"leaves the model wrong on {share} inputs",
-    "membership_tpr_at_1pct": lambda share, rows: f"recognises {share} of them, wrongly naming 1 of 100 outsiders",
-    "membership_tpr_at_0_1pct": lambda share, rows: f"recognises {share} of them, wrongly naming 1 of 1,000 outsiders",
+    "membership_tpr_at_1pct": lambda share, rows: f"recognises {share} members, at the price of wrongly naming 1 of 100 outsiders",
+    "membership_tpr_at_0_1pct": lambda share, rows: f"recognises {share} members, at the price of wrongly naming 1 of 1,000 outsiders",
     "membership_auc": lambda share, rows: f"tells a member from an outsider {share} times",
     "fidelity": lambda share, rows: f"gets a copy that answers like the model on {share} inputs",
     "thief_accuracy": lambda share, rows: f"gets a copy that is right on {share} inputs",
@@ -120,8 +120,10 @@ def sentence(before: Finding | None, after: Finding | None, results: Results) ->
     if first is None:
         return "Nothing is known: no attack could run."
     said = f"{attacker(first.threat)} {effect(first, results)}"
-    if before is None or after is None:
-        return said + ("." if after is None else " after hardening.")
+    if before is None:
+        return said + " after hardening; before it, nothing was measured."
+    if after is None:
+        return said + ("; after hardening: not measured." if results.hardened else ".")
     there = harm(after)
     return f"{said}; after hardening {of_100(there.value) if there else number(after.value)}."
 
