@@ -1,0 +1,113 @@
+"""The house itself: import times, the demo's time, the same bytes for the same seed, and kills at random moments.
+
+    python -m benchmarks.house [--kills 20] [--story all]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import record
+
+CARBIDE = [sys.executable, "-m", "carbide.cli"]
+
+
+def seconds(command: list[str], repeats: int) -> float:
+    """Median wall time of a command."""
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def imports() -> list[dict[str, Any]]:
+    """Start-up times against ``import numpy``."""
+    numpy = seconds([sys.executable, "-c", "import numpy"], 15)
+    rows = [{"what": "python -c 'import numpy'", "measured": f"{numpy * 1e3:.0f} ms", "to reach": ""}]
+    for name, command in (("import carbide", [sys.executable, "-c", "import carbide"]), ("carbide --help", [*CARBIDE, "--help"])):
+        taken = seconds(command, 15)
+        rows.append({"what": name, "measured": f"{taken * 1e3:.0f} ms, {taken / numpy:.2f}x numpy", "to reach": "under 2x"})
+    return rows
+
+
+def demo(folder: Path) -> tuple[float, dict[str, bytes]]:
+    """Seconds of the whole demo and its results by story."""
+    start = time.perf_counter()
+    subprocess.run([*CARBIDE, "demo", "--out", str(folder), "--quiet"], check=True, capture_output=True)
+    taken = time.perf_counter() - start
+    return taken, results_in(folder)
+
+
+def results_in(folder: Path) -> dict[str, bytes]:
+    """The bytes of every results.json below a folder."""
+    return {str(p.parent.relative_to(folder)): p.read_bytes() for p in sorted(folder.glob("*/results.json"))}
+
+
+def kill_and_resume(folder: Path, wait: float) -> int | None:
+    """Start the demo in the folder, kill its whole process group after ``wait`` seconds; None if it ended before that."""
+    process = subprocess.Popen([*CARBIDE, "demo", "--out", str(folder), "--quiet"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(wait)
+        return process.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return None
+
+
+def repeated(folder: Path) -> int:
+    """Steps that were computed more than once in the runs below a folder."""
+    twice = 0
+    for log in folder.glob("*/steps.jsonl"):
+        files = [json.loads(line)["file"] for line in log.read_text().splitlines() if line.endswith("}")]
+        twice += len(files) - len(set(files))
+    return twice
+
+
+def kills(count: int, truth: dict[str, bytes], whole: float, seed: int) -> dict[str, Any]:
+    """Kill -9 at random moments, each in a demo that goes on until the next kill; every run must end with the same bytes."""
+    rng = random.Random(seed)
+    done = same = twice = used = 0
+    while used < count:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            while used < count and kill_and_resume(folder, rng.uniform(0.5, whole * 0.6)) is None:
+                used += 1
+            subprocess.run([*CARBIDE, "demo", "--out", str(folder), "--quiet"], check=True, capture_output=True)
+            done += 1
+            same += results_in(folder) == truth
+            twice += repeated(folder)
+    return {"what": f"kill -9 at {used} random moments", "measured": f"{done} demos finished, {same} with the same results.json, {twice} steps computed twice",
+            "to reach": "all, all, 0"}  # fmt: skip
+
+
+def main() -> None:
+    """Measure and record."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=20)
+    options = parser.parse_args()
+    rows = imports()
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        cold, truth = demo(Path(first))
+        warm, again = demo(Path(second))
+    rows.append({"what": "carbide demo, three stories", "measured": f"{cold:.0f} s, again {warm:.0f} s", "to reach": "under 120 s"})
+    rows.append({"what": "same seed twice", "measured": "byte-identical" if truth == again else "DIFFERENT", "to reach": "byte-identical"})
+    rows.append(kills(options.kills, truth, warm, seed=0))
+    record("The house", rows, protocol="Medians of 15 starts; the demo is run twice from nothing, then killed with its whole process group at uniformly random moments.")
+
+
+if __name__ == "__main__":
+    main()
