@@ -1,0 +1,136 @@
+"""What gradient attacks share: margins at the model's operating point, the ball as tensors, rows that leave as they break."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from carbide.space.balls import norms, project
+from carbide.types import Array, LpBall, Rng
+
+BATCH = 1024  # rows that are attacked together
+SURE = 1e-6  # a row counts as broken inside a loop when its margin is below minus this share of its logits
+
+
+def cut(threshold: float) -> float:
+    """The difference of logits at which a two-class model starts to say class 1."""
+    inside = min(max(threshold, 1e-300), 1 - 1e-16)
+    return math.log(inside) - math.log1p(-inside)
+
+
+def margins(logits: Tensor, y: Tensor, threshold: float = 0.5) -> Tensor:
+    """How far each row ``(n,)`` is from a wrong decision, in logits: below 0 it is wrong."""
+    if logits.shape[1] == 2:
+        return (logits[:, 1] - logits[:, 0] - cut(threshold)) * (2 * y - 1)
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    return own - logits.scatter(1, y[:, None], -math.inf).amax(1)
+
+
+def surely_broken(margin: Tensor, logits: Tensor) -> Tensor:
+    """Whether a row is wrong by more than what another batch's rounding could take back."""
+    return margin < -SURE * (1 + logits.abs().amax(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ball:
+    """The inputs that the threat allows around each row of ``clean`` ``(n, *shape)``, all tensors on one device."""
+
+    clean: Tensor
+    lower: Tensor
+    upper: Tensor
+    p: float
+    eps: float
+
+    @classmethod
+    def of(cls, model: Any, x: Array, threat: LpBall) -> Ball:
+        """The ball around inputs; features that cannot change have no room."""
+        space = model.space
+        clean = model.tensor(x)
+        fixed = torch.as_tensor(~space.mutable, device=clean.device)
+        lower = torch.where(fixed, clean, torch.minimum(model.tensor(space.lower), clean))
+        upper = torch.where(fixed, clean, torch.maximum(model.tensor(space.upper), clean))
+        return cls(clean=clean, lower=lower, upper=upper, p=threat.p, eps=threat.eps)
+
+    def rows(self, keep: Tensor) -> Ball:
+        """The balls of these rows."""
+        return replace(self, clean=self.clean[keep], lower=self.lower[keep], upper=self.upper[keep])
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest allowed input to each row."""
+        return project(x, self.clean, p=self.p, eps=self.eps, lower=self.lower, upper=self.upper)
+
+    def random(self, generator: torch.Generator) -> Tensor:
+        """Allowed inputs drawn uniformly from the ball (Linf) or from its directions and radii (L2), then projected."""
+        noise = torch.empty_like(self.clean)
+        if math.isinf(self.p):
+            return self.project(self.clean + noise.uniform_(-self.eps, self.eps, generator=generator))
+        noise.normal_(generator=generator)
+        radius = self.eps * torch.rand(len(noise), generator=generator, device=noise.device, dtype=noise.dtype)
+        return self.project(self.clean + unit(noise, self.p) * _spread(radius, noise))
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The steepest direction of norm 1: the sign for Linf, the normalised gradient for L2."""
+        return gradient.sign() if math.isinf(self.p) else unit(gradient, self.p)
+
+
+def unit(x: Tensor, p: float) -> Tensor:
+    """Rows scaled to norm 1; a zero row stays zero."""
+    return x / _spread(norms(x, p).clamp_min(torch.finfo(x.dtype).tiny), x)
+
+
+def _spread(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def generator_of(rng: Rng, device: str | torch.device) -> torch.Generator:
+    """A torch generator on the device, seeded by the rng."""
+    return torch.Generator(device=device).manual_seed(int(rng.integers(2**62)))
+
+
+def batches(model: Any, x: Array, y: Array, threat: LpBall) -> Iterator[tuple[slice, Ball, Tensor]]:
+    """The rows in batches, as tensors on the model's device."""
+    for start in range(0, len(x), BATCH):
+        part = slice(start, start + BATCH)
+        yield part, Ball.of(model, x[part], threat), torch.as_tensor(np.asarray(y[part], np.int64), device=model.device)
+
+
+def array(x: Tensor) -> Array:
+    """A tensor as a float64 array."""
+    return x.detach().double().cpu().numpy()
+
+
+def gradient_of(model: Any, x: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, ``score(logits)`` ``(n,)`` and the score's gradient at ``x``; no parameter's gradient is touched."""
+    x = x.detach().requires_grad_(True)
+    logits = model.logits(x)
+    value = score(logits)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    return logits.detach(), value.detach(), gradient.nan_to_num(0.0)
+
+
+class Best:
+    """The closest that each row of a batch has come to a wrong decision, and which rows are still in the race."""
+
+    def __init__(self, clean: Tensor) -> None:
+        self.x = clean.clone()
+        self.margin = torch.full((len(clean),), math.inf, dtype=clean.dtype, device=clean.device)
+        self.broken = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
+
+    def see(self, rows: Tensor, x: Tensor, logits: Tensor, margin: Tensor) -> Tensor:
+        """Note inputs for these rows; returns which of them are still unbroken."""
+        better = margin < self.margin[rows]
+        self.x[rows[better]] = x[better]
+        self.margin[rows[better]] = margin[better]
+        done = surely_broken(margin, logits)
+        self.broken[rows[done]] = True
+        return ~done
+
+    def alive(self) -> Tensor:
+        """The indices of the rows that nothing has broken."""
+        return torch.nonzero(~self.broken).squeeze(1)

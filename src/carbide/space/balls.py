@@ -1,0 +1,159 @@
+"""Lp balls around clean inputs, cut by the bounds of the space: norms, membership and nearest points.
+
+The same functions take numpy arrays and torch tensors and stay in that library, dtype and device. A ball's centre may
+lie outside the bounds (test rows sometimes do): then the bounds of that row are widened to hold it.
+
+>>> import numpy as np
+>>> project(np.array([[0.9, 0.2]]), np.array([[0.5, 0.1]]), p=np.inf, eps=0.25, lower=0.0, upper=0.7).round(2)
+array([[0.7, 0.2]])
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+HALVINGS = 60
+
+
+def norms(change: Any, p: float) -> Any:
+    """The Lp norm ``(n,)`` of each row of ``change`` ``(n, *shape)`` for p in 0 (count), 1, 2, inf."""
+    flat = abs(change.reshape(len(change), -1))
+    if p == 0:
+        return (flat > 0).sum(1) * 1.0
+    if math.isinf(p):
+        return _largest(flat)
+    return flat.sum(1) if p == 1 else (flat * flat).sum(1) ** 0.5
+
+
+def inside_ball(x: Any, clean: Any, *, p: float, eps: float, lower: Any = -math.inf, upper: Any = math.inf, slack: float = 1e-6) -> Any:
+    """Whether each row of ``x`` ``(n, *shape)`` is finite, within ``eps + slack`` of ``clean`` and within its bounds up to ``slack``."""
+    xp = _library(x)
+    low, high = _bounds(clean, lower, upper)
+    within = (x >= low - slack) & (x <= high + slack) & xp.isfinite(x)
+    return within.reshape(len(x), -1).all(1) & (norms(x - clean, p) <= eps + (0 if p == 0 else slack))
+
+
+def project(x: Any, clean: Any, *, p: float, eps: float, lower: Any = -math.inf, upper: Any = math.inf) -> Any:
+    """The point of the ball within the bounds that is nearest to each row of ``x`` in Euclidean distance.
+
+    ``x`` and ``clean`` are ``(n, *shape)``; ``lower`` and ``upper`` broadcast to ``shape``. What is not finite in ``x`` is
+    taken from ``clean``. The result lies in the ball up to rounding.
+    """
+    xp = _library(x)
+    low, high = _bounds(clean, lower, upper)
+    x = xp.where(xp.isfinite(x), x, clean)
+    if math.isinf(p):
+        return _clip(x, _larger(low, clean - eps), _smaller(high, clean + eps))
+    n = len(x)
+    change = (x - clean).reshape(n, -1)
+    room = (_clip(x, low, high) - clean).reshape(n, -1)  # the change that the bounds leave
+    return clean + _SHRINK[p](change, room, eps).reshape(x.shape)
+
+
+def _shrink_l2(change: Any, room: Any, eps: float) -> Any:
+    """Least squares in the ball: ``clip(s * change)`` for the largest s in [0, 1] whose norm is at most eps."""
+    size = abs(room)
+    target = abs(change)
+    # Without bounds in the way s is eps / norm; bounds only make it larger, never beyond 1.
+    scale = _column(eps / _positive((target * target).sum(1) ** 0.5))
+    scale = _smaller(scale, scale * 0 + 1)
+    free = (_smaller(target * scale, size) == target * scale).all(1) | ((size * size).sum(1) ** 0.5 <= eps)
+    if not bool(free.all()):
+        scale = _largest_that(lambda s: (_smaller(target * s, size) ** 2).sum(1) ** 0.5 <= eps, scale, scale * 0 + 1)
+    fits = _column((size * size).sum(1) ** 0.5 <= eps)
+    xp = _library(change)
+    return xp.where(fits, room, xp.sign(room) * _smaller(target * scale, size))
+
+
+def _shrink_l1(change: Any, room: Any, eps: float) -> Any:
+    """Soft thresholding: ``clip(|change| - t, 0, |room|)`` for the least t >= 0 whose sum is at most eps."""
+    size, target = abs(room), abs(change)
+    top = _column(_largest(target))
+    keep = _largest_that(lambda s: _within(target - top * (1 - s), size).sum(1) <= eps, top * 0, top * 0 + 1)
+    return _library(change).sign(room) * _within(target - top * (1 - keep), size)
+
+
+def _shrink_l0(change: Any, room: Any, eps: float) -> Any:
+    """The ``floor(eps)`` coordinates whose change brings the row nearest to its target, in full."""
+    gain = change * change - (change - room) * (change - room)
+    keep = min(int(math.floor(eps)), change.shape[1])
+    if _library(change) is np:
+        order = np.argsort(-gain, axis=1, kind="stable")[:, :keep]
+        mask = np.zeros(change.shape, bool)
+        np.put_along_axis(mask, order, True, axis=1)
+        return np.where(mask, room, 0.0).astype(change.dtype)
+    mask = gain.new_zeros(change.shape).scatter_(1, gain.argsort(dim=1, descending=True, stable=True)[:, :keep], 1.0)
+    return room * mask
+
+
+_SHRINK = {0: _shrink_l0, 1: _shrink_l1, 2: _shrink_l2}
+
+
+def _largest_that(holds: Any, low: Any, high: Any) -> Any:
+    """Per row ``(n, 1)`` the largest s in [low, high] with ``holds(s)``, which is true at low and once false stays false."""
+    xp = _library(low)
+    if bool(holds(high).all()):
+        return high
+    low = xp.where(_column(holds(high)), high, low)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        good = _column(holds(middle))
+        if bool(((middle == low) | (middle == high)).all()):
+            break
+        low, high = xp.where(good, middle, low), xp.where(good, high, middle)
+    return low
+
+
+def _bounds(clean: Any, lower: Any, upper: Any) -> tuple[Any, Any]:
+    """The bounds as arrays of clean's library, widened per row where the clean input lies outside them."""
+    if _library(clean) is np:
+        return np.minimum(np.asarray(lower, clean.dtype), clean), np.maximum(np.asarray(upper, clean.dtype), clean)
+    return _smaller(_like(lower, clean), clean), _larger(_like(upper, clean), clean)
+
+
+def _library(x: Any) -> Any:
+    """numpy or torch, whichever the array belongs to; torch is only imported by those who already have a tensor."""
+    if isinstance(x, np.ndarray | np.generic):
+        return np
+    import torch
+
+    return torch
+
+
+def _like(value: Any, x: Any) -> Any:
+    import torch
+
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+
+
+def _smaller(a: Any, b: Any) -> Any:
+    return _library(b).minimum(a, b)
+
+
+def _larger(a: Any, b: Any) -> Any:
+    return _library(b).maximum(a, b)
+
+
+def _clip(x: Any, low: Any, high: Any) -> Any:
+    return _smaller(_larger(x, low), high)
+
+
+def _within(x: Any, size: Any) -> Any:
+    return _smaller(_larger(x, x * 0), size)
+
+
+def _positive(x: Any) -> Any:
+    return x + (x == 0)
+
+
+def _largest(flat: Any) -> Any:
+    if flat.shape[1] == 0:
+        return flat.sum(1)
+    return flat.max(1) if _library(flat) is np else flat.amax(1)
+
+
+def _column(x: Any) -> Any:
+    return x.reshape(-1, 1)
