@@ -243,38 +243,40 @@ def _fail_input(words: str) -> None:
 
 def guarded(command: Callable[[], Any]) -> int:
     """Run a command and turn what it raises into an exit code and one sentence."""
-    import click
-
-    from carbide.types import CarbideError, InputError
-
     try:
-        command()
-    except InputError as error:
-        print(f"carbide: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except CarbideError as error:
-        print(f"carbide failed: {error}", file=sys.stderr)
-        return 3
+        code = command()
     except KeyboardInterrupt:
         print("\ncarbide: stopped; every finished step is kept: give the same command again to go on", file=sys.stderr)
         return 130
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.exceptions.Abort:
-        return 130
-    except click.ClickException as error:
-        error.show()
-        return 2
     except MemoryError:
         print("carbide failed: out of memory; give fewer rows with data: {rows: N} or fewer workers with -j 1", file=sys.stderr)
         return 3
-    except Exception:
-        import traceback
+    except Exception as error:
+        return _explain(error)
+    return code if isinstance(code, int) else 0
 
-        traceback.print_exc()
-        print("carbide failed: this is a fault of Carbide, not of your input; finished steps are kept", file=sys.stderr)
+
+def _explain(error: Exception) -> int:
+    from carbide.types import CarbideError, InputError
+
+    if isinstance(error, InputError):
+        print(f"carbide: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    if isinstance(error, CarbideError):
+        print(f"carbide failed: {error}", file=sys.stderr)
         return 3
-    return 0
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, typer.Abort):
+        return 130
+    if hasattr(error, "show") and hasattr(error, "exit_code"):  # what the command-line library raises for wrong options
+        error.show()  # type: ignore[attr-defined]
+        return 2
+    import traceback
+
+    traceback.print_exception(error)
+    print("carbide failed: this is a fault of Carbide, not of your input; finished steps are kept", file=sys.stderr)
+    return 3
 
 
 def main() -> None:
