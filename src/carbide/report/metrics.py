@@ -26,7 +26,7 @@ class Metric:
     chance: float = math.nan
     green: float = math.nan
     red: float = math.nan
-    share: bool = True
+    meaning: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +51,24 @@ ATLAS: Mapping[str, Technique] = {
 
 # Values between green and red are amber. Metrics with ``clean`` are judged by the share of the clean value that is left.
 METRICS: Mapping[str, Metric] = {m.key: m for m in (
-    Metric(key="robust_accuracy", name="robust accuracy", good=1, room="evasion", clean="accuracy", green=0.75, red=0.5),
-    Metric(key="robust_recall", name="robust recall", good=1, room="evasion", clean="recall", green=0.75, red=0.5),
-    Metric(key="attack_success_rate", name="attack success rate", good=-1, room="poisoning", green=0.1, red=0.3),
-    Metric(key="accuracy_after_poisoning", name="accuracy after poisoning", good=1, room="poisoning", clean="accuracy", green=0.97, red=0.9),
-    Metric(key="membership_tpr_at_1pct", name="membership TPR at 1% FPR", good=-1, room="privacy", chance=0.01, green=0.03, red=0.06),
-    Metric(key="membership_tpr_at_0_1pct", name="membership TPR at 0.1% FPR", good=-1, room="privacy", chance=0.001, green=0.005, red=0.01),
-    Metric(key="membership_auc", name="membership AUC", good=-1, room="privacy", chance=0.5, green=0.55, red=0.6),
-    Metric(key="fidelity", name="fidelity", good=-1, room="extraction", green=0.8, red=0.9),
-    Metric(key="thief_accuracy", name="thief accuracy", good=-1, room="extraction", clean="accuracy", green=0.9, red=0.97),
+    Metric(key="robust_accuracy", name="robust accuracy", good=1, room="evasion", clean="accuracy", green=0.75, red=0.5,
+           meaning="share of all rows that the model still gets right under attack; rows that it gets wrong anyway count as lost"),
+    Metric(key="robust_recall", name="robust recall", good=1, room="evasion", clean="recall", green=0.75, red=0.5,
+           meaning="share of the rows to be caught that still are under attack, at the same rate of false alarms"),
+    Metric(key="attack_success_rate", name="attack success rate", good=-1, room="poisoning", green=0.1, red=0.3,
+           meaning="how often the planted trigger makes the model give the answer that the attacker wants"),
+    Metric(key="accuracy_after_poisoning", name="accuracy after poisoning", good=1, room="poisoning", clean="accuracy", green=0.97, red=0.9,
+           meaning="how often a model trained on the tampered rows is right on clean ones"),
+    Metric(key="membership_tpr_at_1pct", name="membership TPR at 1% FPR", good=-1, room="privacy", chance=0.01, green=0.03, red=0.06,
+           meaning="how many training members an attacker recognises who may name 1 of 100 outsiders wrongly; guessing gives 1%"),
+    Metric(key="membership_tpr_at_0_1pct", name="membership TPR at 0.1% FPR", good=-1, room="privacy", chance=0.001, green=0.005, red=0.01,
+           meaning="how many training members an attacker recognises who may name 1 of 1,000 outsiders wrongly; guessing gives 0.1%"),
+    Metric(key="membership_auc", name="membership AUC", good=-1, room="privacy", chance=0.5, green=0.55, red=0.6,
+           meaning="how often an attacker who sees one member and one outsider tells which is which; guessing gives 0.5"),
+    Metric(key="fidelity", name="fidelity", good=-1, room="extraction", green=0.8, red=0.9,
+           meaning="how often the thief's copy answers as the model does"),
+    Metric(key="thief_accuracy", name="thief accuracy", good=-1, room="extraction", clean="accuracy", green=0.9, red=0.97,
+           meaning="how often the thief's copy is right"),
 )}  # fmt: skip
 
 CLEAN: Mapping[str, Metric] = {m.key: m for m in (

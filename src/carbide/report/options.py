@@ -115,8 +115,11 @@ def _frame(x: Scale, y: Scale, *, clean: str, danger: Measure) -> str:
             svg.text(x.at(value), y.start + 18, svg.tick_text(value, share=True), anchor="middle", colour=FAINT),
         ]
     safer = "↑ safer" if danger.good > 0 else "↓ safer"
-    body += [svg.line(LEFT, y.start, WIDTH - RIGHT, y.start, colour=FAINT), svg.text((x.start + x.stop) / 2, y.start + 40, f"{clean} kept on validation rows →", anchor="middle"),
-             svg.text(14, (y.start + y.stop) / 2, f"{danger.metric} ({safer})", anchor="middle", turn=True)]  # fmt: skip
+    body += [
+        svg.line(LEFT, y.start, WIDTH - RIGHT, y.start, colour=FAINT),
+        svg.text((x.start + x.stop) / 2, y.start + 40, f"{clean} kept on validation rows →", anchor="middle"),
+        svg.text(14, (y.start + y.stop) / 2, f"{danger.metric} ({safer})", anchor="middle", turn=True),
+    ]
     return "".join(body)
 
 

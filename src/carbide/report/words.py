@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from carbide.report.lights import Light, light_of
-from carbide.report.metrics import METRICS, key_of, metric_named
+from carbide.report.metrics import key_of, metric_named
 from carbide.report.numerals import number, of_100, percent, rounded
 from carbide.results import Measure, Option, Pair, Phase, Results, compare
-from carbide.types import Finding, Section
+from carbide.types import Finding
 
 ROOMS = {
     "evasion": "Changed inputs",
@@ -24,7 +24,7 @@ ROOMS = {
     "privacy": "Leaks about people in the data",
     "extraction": "Copying the model",
 }
-SHORT_ROOMS = {"evasion": "evasion", "poisoning": "poisoning", "privacy": "membership privacy", "extraction": "extraction"}
+SHORT_ROOMS = {"evasion": "changed inputs", "poisoning": "poisoned training data", "privacy": "leaks about people", "extraction": "copying the model"}
 
 
 # The attacker ------------------------------------------------------------------------------------------------------
@@ -128,17 +128,24 @@ def sentence(before: Finding | None, after: Finding | None, results: Results) ->
     return f"{said}; after hardening {of_100(there.value) if there else number(after.value)}."
 
 
-def detail(finding: Finding, phase: Phase | None = None) -> str:
-    """How sure the number is and what it is to be compared with, in one line."""
-    got = harm(finding, phase)
+def detail(before: Finding | None, after: Finding | None, results: Results) -> str:
+    """How sure the numbers are and what to compare them with, in one line; empty if there are none."""
+    if before is None and after is None:
+        return ""
+    sides = [(f, h) for f, h in ((before, _harm(before, results.plain)), (after, _harm(after, results.hardened))) if f is not None]
     parts = []
-    if got is not None and not math.isnan(got.low) and not math.isnan(got.high):
-        sure = f"{finding.confidence:.0%}".replace(".0", "")
-        parts.append(f"{sure} sure: between {_short(got.low)} and {_short(got.high)} of 100")
-    if got is not None and not math.isnan(got.baseline):
-        parts.append(f"{got.baseline_words}: {_short(got.baseline)} of 100")
-    parts.append(f"measured on {finding.n:,} rows")
-    return "; ".join(parts)
+    ranges = [f"{_short(h.low)} to {_short(h.high)}" for _, h in sides if h is not None and not math.isnan(h.low) and not math.isnan(h.high)]
+    if ranges:
+        parts.append(f"{sides[0][0].confidence:.0%} sure: {', then '.join(ranges)} of 100")
+    known = [h for _, h in sides if h is not None and not math.isnan(h.baseline)]
+    if known:
+        parts.append(f"{known[-1].baseline_words} {_short(known[-1].baseline)}")
+    counts = dict.fromkeys(f"{f.n:,}" for f, _ in sides)
+    return "; ".join([*parts, f"measured on {' and '.join(counts)} rows"])
+
+
+def _harm(finding: Finding | None, phase: Phase | None) -> Harm | None:
+    return harm(finding, phase) if finding is not None else None
 
 
 def _short(share: float) -> str:
@@ -155,7 +162,7 @@ class Line:
     room: str
     title: str
     words: str
-    details: tuple[str, ...]
+    detail: str
     light: Light
     before: Harm | None
     after: Harm | None
@@ -177,10 +184,8 @@ def _line(number_: int, pair: Pair, results: Results, run: str) -> Line:
     light = light_of(last, results.last, results.gate)
     command, hint = next_command(pair.room, light, hardened=results.hardened is not None, run=run)
     words = sentence(before, after, results) if before or after else _nothing(pair)
-    said = [(name, f, p) for name, f, p in (("before", before, results.plain), ("after", after, results.hardened)) if f is not None]
-    details = tuple((f"{name}: " if len(said) > 1 else "") + detail(f, p) for name, f, p in said)
-    return Line(room=pair.room, title=ROOMS.get(pair.room, pair.room), words=words, details=details, light=light,
-                before=harm(before, results.plain) if before else None, after=harm(after, results.hardened) if after else None,
+    return Line(room=pair.room, title=ROOMS.get(pair.room, pair.room), words=words, detail=detail(before, after, results), light=light,
+                before=_harm(before, results.plain), after=_harm(after, results.hardened),
                 command=command, hint=hint, anchor=f"threat-{number_}", metric=last.metric if last else "")  # fmt: skip
 
 
@@ -211,30 +216,33 @@ def next_command(room: str, light: Light, *, hardened: bool, run: str = "RUN") -
 
 
 def verdict(results: Results) -> str:
-    """The whole run in one sentence."""
-    found = [line.light for line in lines(results)]
+    """The whole run in one sentence: how many attacks are held off, and which are not."""
+    found = lines(results)
     if not found:
         return "No threat was tested."
-    start = "After hardening, " if results.hardened else "As it is, "
-    return start + count_words(found, one="attack") + "."
+    held = sum(line.light is Light.GREEN for line in found)
+    start = "After hardening" if results.hardened else "As it is"
+    first = f"{start}, {'the attack' if len(found) == 1 else 'all attacks' if held == len(found) else f'{held} of {len(found)} attacks'}"
+    first += " is" if len(found) == 1 or held == 1 else " are"
+    first += " not" if len(found) == 1 and not held else ""
+    rest = [f"{_join([SHORT_ROOMS.get(r, r) for r in rooms])} {_STATE[light]}" for light, rooms in _not_held(found).items()]
+    return f"{first} held off{''.join('; ' + r for r in rest)}."
 
 
-def count_words(lights: Sequence[Light], *, one: str) -> str:
-    """Counts in words, e.g. "2 attacks are held, 1 is at risk"."""
-    said = {
-        Light.GREEN: "held off",
-        Light.AMBER: "held off in part",
-        Light.RED: "not held off",
-        Light.GREY: "not measured",
-        Light.NONE: "measured without a rule",
-    }
-    parts = []
-    for light, words in said.items():
-        k = sum(found is light for found in lights)
-        if k:
-            noun = (one if k == 1 else one + "s") + " " if not parts else ""
-            parts.append(f"{k} {noun}{'is' if k == 1 else 'are'} {words}")
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+_STATE = {Light.RED: "at risk", Light.AMBER: "only in part", Light.GREY: "not measured", Light.NONE: "measured, without a rule"}
+
+
+def _not_held(found: Sequence[Line]) -> dict[Light, list[str]]:
+    rooms: dict[Light, list[str]] = {}
+    for light in _STATE:
+        for line in found:
+            if line.light is light and line.room not in rooms.get(light, []):
+                rooms.setdefault(light, []).append(line.room)
+    return rooms
+
+
+def _join(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
 # What was done and what it cost ------------------------------------------------------------------------------------
@@ -271,13 +279,14 @@ def done(results: Results) -> tuple[str, ...]:
 
 def _done(option: Option, results: Results) -> str:
     tried = sum(o.threat == option.threat for o in results.options)
-    against = f"Against {option.threat}: " if option.threat else ""
+    against = f" against {option.threat}" if option.threat else ""
     settings = settings_words(option.settings)
-    body = f"{spoken(option.name)}{f' ({settings})' if settings else ''}"
     if option.kind == "baseline" and not settings:
-        return f"{against}the model stays as it is; none of {tried - 1} other options was safer within the allowed loss."
+        others = f": none of {tried - 1} other options was safer within the allowed loss" if tried > 1 else ""
+        return f"Nothing was changed{against}{others}."
+    best = f"; of {tried} options it was the safest on validation rows within the allowed loss" if tried > 1 else ""
     note = f" It carries {option.note}." if option.note else ""
-    return f"{against}{body}, the best of {tried} options on validation rows.{note}"
+    return f"The model was trained with {spoken(option.name)}{f' ({settings})' if settings else ''}{against}{best}.{note}"
 
 
 def change(before: Measure | None, after: Measure | None) -> str:
@@ -309,15 +318,7 @@ def _kept(results: Results) -> list[tuple[str, Measure, Measure | None]]:
     return [(name, m, after.get(name)) for name, m in first.performance.items() if not math.isnan(m.value)]
 
 
-def proof_words(section: Section) -> list[str]:
-    """The certificates of a section, one line each: the claim, for how many rows, how sure."""
-    found = []
-    for c in section.certificates:
-        sure = "always" if c.failure_probability == 0 else f"except with probability at most {c.failure_probability:g}"
-        found.append(f"{c.claim}: proven for {int(c.holds.sum())} of {len(c.holds)} rows, {sure}")
-    return found
-
-
-def known_metrics() -> tuple[str, ...]:
-    """The names of the metrics that have sentences of their own."""
-    return tuple(METRICS[key].name for key in _EFFECTS)
+def glossary(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The metrics of a run with what they mean."""
+    known = ((name, metric_named(name)) for name in dict.fromkeys(names))
+    return tuple((name, metric.meaning) for name, metric in known if metric is not None)
