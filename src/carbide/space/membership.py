@@ -1,0 +1,58 @@
+"""Whether a changed row is one that the attacker of a threat can make: bounds, whole numbers, immutability, relations, money.
+
+Only what changed is asked about: a clean row that lies outside its bounds or breaks a relation may stay as it is.
+
+>>> import numpy as np
+>>> from carbide.types import FeatureBudget, Price, PriceTable, Space
+>>> space = Space.table(["amount", "limit"], lower=np.zeros(2))
+>>> threat = FeatureBudget(money=5, prices=PriceTable(prices={"amount": Price(down=1.0)}))
+>>> inside(np.array([[6.0, 9.0], [4.0, 9.0]]), np.array([[8.0, 9.0], [12.0, 9.0]]), space, threat).tolist()
+[True, False]
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from carbide.space.balls import inside_ball
+from carbide.space.prices import cost
+from carbide.space.relations import holds_where_changed
+from carbide.types import Array, FeatureBudget, InputError, LpBall, Ratio, Space, Threat
+
+__all__ = ["allowed", "cost", "inside"]
+
+SLACK = 1e-9
+
+
+def inside(x: Array, x0: Array, space: Space, threat: Threat) -> Array:
+    """Whether each row of ``x`` ``(n, *shape)`` is a change of ``x0`` that the threat allows, ``(n,)`` bool.
+
+    Raises:
+        InputError: if the threat is neither a ``FeatureBudget`` nor an ``LpBall``.
+    """
+    if isinstance(threat, LpBall):
+        return np.asarray(inside_ball(x, x0, p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper))
+    if not isinstance(threat, FeatureBudget):
+        raise InputError(f"{type(threat).__name__} changes no inputs; give a FeatureBudget or an LpBall")
+    paid = cost(x0, x, threat.prices, space)
+    return allowed(x, x0, space) & (paid <= threat.money * (1 + SLACK) + SLACK)
+
+
+def allowed(x: Array, x0: Array, space: Space) -> Array:
+    """Whether each changed row keeps bounds, steps, immutability, one-hot groups and relations, whatever it costs."""
+    x, x0 = x.reshape(len(x), -1).astype(float), x0.reshape(len(x0), -1).astype(float)
+    changed = ~((x == x0) | (np.isnan(x) & np.isnan(x0)))
+    lower, upper, step = space.lower.ravel(), space.upper.ravel(), space.step.ravel()
+    mutable = space.mutable.ravel().copy()
+    mutable[[r.target for r in space.relations if isinstance(r, Ratio)]] = True
+    with np.errstate(invalid="ignore"):
+        within = np.isfinite(x) & (x >= lower - SLACK * (1 + np.abs(lower))) & (x <= upper + SLACK * (1 + np.abs(upper)))
+        anchor = np.where(np.isfinite(lower), lower, 0.0)
+        steps = (x - anchor) / np.where(step > 0, step, 1.0)
+        whole = (step == 0) | (np.abs(steps - np.round(steps)) <= 1e-6)
+    good = (~changed | (within & whole & mutable)).all(1)
+    for group in space.groups:
+        columns = list(group)
+        one = (np.isin(x[:, columns], (0.0, 1.0)).all(1)) & (x[:, columns].sum(1) == 1)
+        good &= one | ~changed[:, columns].any(1)
+    return good & holds_where_changed(x, x0, space)
