@@ -23,14 +23,14 @@ CHUNK = 16  # models a stored step
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shadows:
-    """``members`` ``(m, n)`` bool: which pool rows each model was trained on; ``answers`` ``(m, n, k)``: its probabilities on them all."""
+    """``members`` ``(m, n)`` bool: which records each model was trained on; ``answers`` ``(m, n, k)``: its probabilities on them all."""
 
     members: Array
     answers: Array
 
     def __post_init__(self) -> None:
         if self.members.shape != self.answers.shape[:2]:
-            raise InputError(f"members has shape {self.members.shape} but answers {self.answers.shape}; give answers (models, rows, classes)")
+            raise InputError(f"members has shape {self.members.shape} but answers {self.answers.shape}; give answers (models, records, classes)")
 
     def __len__(self) -> int:
         return len(self.members)
@@ -47,35 +47,35 @@ class Shadows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recorded:
-    """The recorded answers of a model that was not kept: it knows the rows of ``pool`` and no others."""
+    """The recorded answers ``(n, k)`` of a model that was not kept: it knows the ``n`` rows of ``records`` and no others."""
 
-    pool: Dataset
+    records: Dataset
     answers: Array
     threshold: float = 0.5
     access: Access = BLACK_BOX
 
     @property
     def space(self) -> Space:
-        """The pool's space."""
-        return self.pool.space
+        """The records' space."""
+        return self.records.space
 
     @property
     def classes(self) -> int:
         """The number of classes."""
-        return self.pool.classes
+        return self.records.classes
 
     def predict(self, x: Array) -> Array:
         """The recorded probabilities ``(n, k)`` of these rows.
 
         Raises:
-            InputError: if a row is not in the pool.
+            InputError: if a row is not among the records.
         """
-        if x is self.pool.x:
+        if x is self.records.x:
             return self.answers
         try:
-            rows = [self._rows[row.tobytes()] for row in np.ascontiguousarray(x, self.pool.x.dtype)]
+            rows = [self._rows[row.tobytes()] for row in np.ascontiguousarray(x, self.records.x.dtype)]
         except KeyError:
-            raise InputError("a recorded model was asked about a row that is not in its pool; ask about pool rows only") from None
+            raise InputError("a recorded model was asked about a row that it has no answer for; ask about its own records only") from None
         return self.answers[np.array(rows, np.int64)]
 
     def at(self, threshold: float) -> Recorded:
@@ -83,12 +83,12 @@ class Recorded:
         return replace(self, threshold=threshold)
 
     def digest(self) -> str:
-        """A hash of the pool's rows and the answers."""
-        return digest(self.pool.x, self.answers, self.threshold)
+        """A hash of the records and the answers."""
+        return digest(self.records.x, self.answers, self.threshold)
 
     @functools.cached_property
     def _rows(self) -> dict[bytes, int]:
-        return {row.tobytes(): i for i, row in reversed(list(enumerate(np.ascontiguousarray(self.pool.x))))}
+        return {row.tobytes(): i for i, row in reversed(list(enumerate(np.ascontiguousarray(self.records.x))))}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,6 +96,7 @@ class _Job:
     recipe: Recipe
     pool: Dataset
     rows: Array
+    records: Array
     seed: int
     number: int
 
@@ -118,8 +119,8 @@ def design(y: Array, count: int, rng: Rng) -> Array:
     return members
 
 
-def train_shadows(recipe: Recipe, pool: Dataset, count: int, seed: int) -> Shadows:
-    """``count`` models trained by the recipe on halves of the pool, and their answers on all of it.
+def train_shadows(recipe: Recipe, pool: Dataset, count: int, seed: int, *, records: Array | None = None) -> Shadows:
+    """``count`` models trained by the recipe on halves of the pool, and their answers on the pool rows ``records`` (None = all).
 
     Finished models are stored in chunks, so that a killed run goes on; each model has a random stream of its own.
 
@@ -128,13 +129,14 @@ def train_shadows(recipe: Recipe, pool: Dataset, count: int, seed: int) -> Shado
     """
     if len(pool) < 4:
         raise InputError(f"the pool of members and non-members has {len(pool)} rows; give at least 4")
+    chosen = np.arange(len(pool)) if records is None else records
     members = design(pool.y, count, rng_for(seed, "privacy", "design"))
-    jobs = [_Job(recipe=recipe, pool=pool, rows=np.flatnonzero(members[i]), seed=seed, number=i) for i in range(count)]
-    key = digest("shadows", recipe.describe(), pool, seed, count)
+    jobs = [_Job(recipe=recipe, pool=pool, rows=np.flatnonzero(members[i]), records=chosen, seed=seed, number=i) for i in range(count)]
+    key = digest("shadows", recipe.describe(), pool, chosen, seed, count)
     answers = spread(_train, jobs, label="shadow models", key=key, chunk=CHUNK)
-    return Shadows(members=members, answers=np.stack(answers))
+    return Shadows(members=members[:, chosen], answers=np.stack(answers))
 
 
 def _train(job: _Job) -> Array:
     model = job.recipe.fit(job.pool.take(job.rows), rng_for(job.seed, "privacy", "shadow", job.number))
-    return model.predict(job.pool.x)
+    return model.predict(job.pool.x[job.records])

@@ -13,7 +13,7 @@ coin, so rates between two points of the curve are reached by linear interpolati
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,17 @@ def tpr_at_fpr(scores: Array, members: Array, fpr: float, *, interpolate: bool =
     if not 0 <= fpr <= 1:
         raise ValueError(f"fpr is {fpr}; give a rate in [0, 1]")
     curve = roc(scores, members)
-    return _at(curve.fpr, curve.tpr, fpr, interpolate=interpolate)
+    return float(_at(curve.fpr, curve.tpr, np.array(fpr), interpolate=interpolate))
+
+
+def tpr_curve(scores: Array, members: Array, fprs: Array) -> Array:
+    """``tpr_at_fpr`` with interpolation at each of the rates ``(r,)``.
+
+    Raises:
+        ValueError: as ``roc``.
+    """
+    curve = roc(scores, members)
+    return _at(curve.fpr, curve.tpr, np.asarray(fprs, np.float64))
 
 
 def enough(nonmembers: int, fpr: float) -> bool:
@@ -85,7 +95,7 @@ def enough(nonmembers: int, fpr: float) -> bool:
     return nonmembers * fpr >= LEAST - 1e-9
 
 
-def roc_intervals(scores: Array, members: Array, fprs: tuple[float, ...], rng: Rng, *, confidence: float = 0.95, draws: int = 500) -> RocIntervals:
+def roc_intervals(scores: Array, members: Array, fprs: Sequence[float], rng: Rng, *, confidence: float = 0.95, draws: int = 500) -> RocIntervals:
     """Percentile intervals of the pooled curve where whole targets and whole records are drawn with replacement.
 
     ``scores`` and ``members`` are ``(targets, records)``; a single target draws records only. Drawing both ways counts
@@ -109,7 +119,8 @@ def roc_intervals(scores: Array, members: Array, fprs: tuple[float, ...], rng: R
         alarms = np.concatenate([[0.0], np.cumsum(weight)[ends]]) - hits
         if hits[-1] > 0 and alarms[-1] > 0:
             fpr, tpr = alarms / alarms[-1], hits / hits[-1]
-            values[draw] = [_area(fpr, tpr), *(_at(fpr, tpr, rate) for rate in fprs)]
+            values[draw, 0] = _area(fpr, tpr)
+            values[draw, 1:] = _at(fpr, tpr, np.array(fprs))
     tail = 100 * (1 - confidence) / 2
     low, high = np.nanpercentile(values, [tail, 100 - tail], axis=0)
     pairs = [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
@@ -134,10 +145,11 @@ def _area(fpr: Array, tpr: Array) -> float:
     return float(np.sum((fpr[1:] - fpr[:-1]) * (tpr[1:] + tpr[:-1])) / 2)
 
 
-def _at(fpr: Array, tpr: Array, rate: float, *, interpolate: bool = True) -> float:
-    last = int(np.searchsorted(fpr, rate + 1e-12, side="right")) - 1
-    if not interpolate or last + 1 >= len(fpr):
-        return float(tpr[last])
-    share = max(0.0, rate - fpr[last]) / (fpr[last + 1] - fpr[last])
-    value = float(tpr[last] + share * (tpr[last + 1] - tpr[last]))
-    return value if math.isfinite(value) else math.nan
+def _at(fpr: Array, tpr: Array, rates: Array, *, interpolate: bool = True) -> Array:
+    """The curve at these rates ``(r,)``: the last point at or below each, and the way to the next where asked."""
+    last = np.searchsorted(fpr, rates + 1e-12, side="right") - 1
+    if not interpolate:
+        return tpr[last]
+    after = np.minimum(last + 1, len(fpr) - 1)
+    gap = np.where(after > last, fpr[after] - fpr[last], 1.0)
+    return tpr[last] + np.maximum(rates - fpr[last], 0.0) / gap * (tpr[after] - tpr[last])

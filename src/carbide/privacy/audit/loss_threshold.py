@@ -8,7 +8,7 @@ it misses what they would show: a record can be easy without having been trained
 >>> from carbide.types import Dataset, Space
 >>> x = np.array([[0.0], [1.0]])
 >>> pool = Dataset(x=x, y=np.array([0, 1]), ids=np.array(["a", "b"]), source=np.array(["", ""]), space=Space.table(["f"]), classes=2)
->>> model = Recorded(pool=pool, answers=np.array([[0.5, 0.5], [0.0, 1.0]]))
+>>> model = Recorded(records=pool, answers=np.array([[0.5, 0.5], [0.0, 1.0]]))
 >>> LossThreshold()(model, pool, np.random.default_rng(0), None).round(2).tolist()
 [-0.69, 0.0]
 """
