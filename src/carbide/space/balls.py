@@ -79,7 +79,7 @@ def _shrink_l1(change: Any, room: Any, eps: float) -> Any:
 def _shrink_l0(change: Any, room: Any, eps: float) -> Any:
     """The ``floor(eps)`` coordinates whose change brings the row nearest to its target, in full."""
     gain = change * change - (change - room) * (change - room)
-    keep = min(int(math.floor(eps)), change.shape[1])
+    keep = min(math.floor(eps), change.shape[1])
     if _library(change) is np:
         order = np.argsort(-gain, axis=1, kind="stable")[:, :keep]
         mask = np.zeros(change.shape, bool)

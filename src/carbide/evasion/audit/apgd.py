@@ -42,8 +42,8 @@ class APGD(Method):
     """Margin-loss APGD: ``steps`` untargeted, then ``target_steps`` on each of the ``targets`` likeliest other classes."""
 
     steps: int = 20
-    target_steps: int = 40
-    targets: int = 3
+    target_steps: int = 20
+    targets: int = 9
     threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
     needs: ClassVar[Access] = Access.GRADIENTS
     rank: ClassVar[int] = 20

@@ -1,0 +1,76 @@
+"""The pictures of an evasion audit: what stands against the size of a change, class by class, and the changes themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from carbide.stats.intervals import clopper_pearson
+from carbide.types import Array, Dataset, FeatureBudget, Figure, LpBall, Series
+
+SHOWN = 8  # images in the gallery
+POINTS = 60  # budgets at which exact curves are drawn
+
+
+def share_series(name: str, x: Array, counts: Array, n: int) -> Series:
+    """Shares ``counts / n`` against x with exact intervals."""
+    bands = [clopper_pearson(int(k), n) for k in counts]
+    return Series(
+        name=name, x=np.asarray(x, float), y=np.asarray(counts) / n, low=np.array([b.low for b in bands]), high=np.array([b.high for b in bands])
+    )
+
+
+def reach_figure(metric: str, threat: LpBall, eps: Array, standing: Array, n: int, note: str) -> Figure:
+    """How many rows stand at each size of change."""
+    unit = threat.words().split(" ")[0]
+    return Figure(kind="lines", title=f"{metric} against eps", x_label=f"largest {unit} change (input units)", y_label=metric,
+                  series=(share_series(metric, eps, standing, n),), note=note)  # fmt: skip
+
+
+def class_bars(metric: str, data: Dataset, wrong: Array, broken: Array) -> Figure:
+    """Clean and robust share of each class."""
+    classes = np.unique(data.y)
+    names = np.array([data.class_names[c] if data.class_names else str(c) for c in classes])
+    shares = [np.array([1 - part[data.y == c].mean() for c in classes]) for part in (wrong, broken)]
+    series = tuple(Series(name=name, x=names, y=share) for name, share in zip(("clean", "under attack"), shares, strict=True))
+    return Figure(kind="bars", title=f"{metric} of each class", x_label="class", y_label="share of the class's rows that are right", series=series)
+
+
+def gallery(data: Dataset, witness: Array, cost: Array, before: Array, after: Array, eps: float) -> Figure | None:
+    """The images that the smallest changes broke: clean, altered, and the difference (grey = unchanged)."""
+    rows = [int(i) for i in np.argsort(cost, kind="stable") if 0 < cost[i] < np.inf][:SHOWN]
+    if not rows or not data.space.is_image:
+        return None
+    low, high = float(data.space.lower.min()), float(data.space.upper.max())
+    clean, altered = ((part[rows] - low) / (high - low) for part in (data.x, witness))
+    change = data.x[rows] - witness[rows]
+    size = np.abs(change).max() or 1.0
+    names = data.class_names or tuple(str(c) for c in range(data.classes))
+    series = (
+        Series(name="clean", x=np.array([f"read as {names[before[i]]}" for i in rows]), y=clean),
+        Series(name="altered", x=np.array([f"read as {names[after[i]]}" for i in rows]), y=np.clip(altered, 0, 1)),
+        Series(name="difference", x=np.array([f"change {cost[i]:.3g}" for i in rows]), y=0.5 - change / (2 * size)),
+    )
+    return Figure(kind="gallery", title="Smallest changes that fool the model", x_label="", y_label="", series=series,
+                  note=f"the difference is scaled: black and white are changes of {size:.3g}")  # fmt: skip
+
+
+def budget_figures(metric: str, threat: FeatureBudget, cost: Array, gain: Array | None, *, exact: bool) -> tuple[Figure, ...]:
+    """Robust recall against the budget, and what the attacker earns; ``cost`` ``(n,)`` is 0 for missed rows, inf for safe ones."""
+    budgets = _budgets(cost, threat.money)
+    n, currency = len(cost), threat.prices.currency
+    standing = np.array([(cost > b).sum() for b in budgets])
+    how = "exact: no cheaper change exists" if exact else "by the attacks that ran; cheaper changes may exist"
+    found = [Figure(kind="steps", title=f"{metric} against budget", x_label=f"attacker's budget a row ({currency})", y_label=metric,
+                    series=(share_series(metric, budgets, standing, n),), note=how)]  # fmt: skip
+    if gain is not None:
+        profit = np.array([np.where(cost <= b, np.maximum(gain - cost, 0.0), 0.0).sum() / n for b in budgets])
+        found.append(Figure(kind="steps", title="attacker's profit", x_label=f"attacker's budget a row ({currency})",
+                            y_label=f"gain minus price, mean over all rows of class 1 ({currency})", series=(Series(name="profit", x=budgets, y=profit),),
+                            note="a row is only changed when that pays"))  # fmt: skip
+    return tuple(found)
+
+
+def _budgets(cost: Array, money: float) -> Array:
+    """At most ``POINTS`` budgets from 0 to the threat's, where the curve steps."""
+    steps = np.unique(np.concatenate([[0.0], cost[np.isfinite(cost) & (cost <= money)], [money] if np.isfinite(money) else []]))
+    return steps if len(steps) <= POINTS else np.unique(steps[np.linspace(0, len(steps) - 1, POINTS).round().astype(int)])

@@ -1,0 +1,338 @@
+"""The judge of evasion: an attack proposes, this module decides, for images and tables, nets, trees and black boxes.
+
+A proposal is first brought into the threat (into the ball and the bounds; for priced changes, a row that does not exist
+or costs too much becomes the clean row again), then the untouched model is asked afresh. A row that the model gets wrong
+as it is counts as broken at no cost. Attacks run from cheap to strong, each on the rows that those before it left, and
+the headline is what survives all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from carbide.evasion._counted import Counted
+from carbide.evasion._figures import budget_figures, class_bars, gallery, reach_figure
+from carbide.registry import Method
+from carbide.run import remember
+from carbide.space.balls import inside_ball, norms, project
+from carbide.space.repair import repair
+from carbide.stats.intervals import clopper_pearson
+from carbide.types import Access, Array, Case, CarbideError, Dataset, FeatureBudget, Finding, InputError, LpBall, Model, Outcome, Section, Skip, Space
+from carbide.types import Threat, UnsoundError, decide, digest, rng_for
+
+ROWS = 1000  # test rows that are attacked in an Lp ball; more are drawn down to this number
+SAMPLE = 64  # survivors of gradient attacks that a black-box attack tries first
+GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # multiples of eps at which the curve is measured
+
+
+def judge(model: Model, x: Array, y: Array, proposal: Array, threat: Threat, space: Space, *, queries: Array | None = None) -> Outcome:
+    """What the proposals ``(n, *shape)`` for rows ``x`` with labels ``y`` ``(n,)`` really achieve.
+
+    ``queries`` ``(n,)`` are what the attack asked of the model, by its counting proxy. Costs are norms of the change in
+    an ``LpBall``, prices under a ``FeatureBudget``; inf where the row stands.
+
+    Raises:
+        CarbideError: if the proposal does not have the shape of the rows.
+    """
+    if np.shape(proposal) != x.shape:
+        raise CarbideError(f"an attack returned inputs of shape {np.shape(proposal)} for rows of shape {x.shape}; return one input a row")
+    allowed, price = admit(np.asarray(proposal, np.float64), x, threat, space)
+    wrong = decide(model.predict(x), model.threshold) != y
+    success = wrong | (decide(model.predict(allowed), model.threshold) != y)
+    spread = (slice(None), *[None] * (x.ndim - 1))
+    witness = np.where((success & ~wrong)[spread], allowed, x)
+    cost = np.where(wrong, 0.0, np.where(success, price, np.inf))
+    return Outcome(success=success, cost=cost, queries=np.zeros(len(x), np.int64) if queries is None else queries, witness=witness)
+
+
+def admit(proposal: Array, x: Array, threat: Threat, space: Space) -> tuple[Array, Array]:
+    """The proposals as the threat allows them, and what each costs ``(n,)``; what cannot be allowed becomes the clean row."""
+    spread = (slice(None), *[None] * (x.ndim - 1))
+    if isinstance(threat, LpBall):
+        near = project(proposal, x, p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper)
+        near = repair(near, x, space)
+        good = inside_ball(near, x, p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper, slack=1e-9)
+        near = np.where(good[spread], near, x)
+        return near, norms(near - x, threat.p)
+    assert isinstance(threat, FeatureBudget)
+    from carbide.space.membership import cost, inside
+
+    price = cost(proposal, x, space, threat.prices)
+    good = inside(proposal, x, space) & (price <= threat.money + 1e-9)
+    return np.where(good[spread], proposal, x), np.where(good, price, 0.0)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Tally:
+    """What is known of each row so far: broken how, at what cost, by which method."""
+
+    data: Dataset
+    wrong: Array
+    broken: Array
+    cost: Array
+    witness: Array
+    by: Array
+    unknown: Array
+    findings: list[Finding] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+    exact: bool = False
+
+    def take(self, rows: Array, outcome: Outcome, name: str) -> None:
+        """Keep what broke more rows, or the same rows at less cost."""
+        better = outcome.success & (outcome.cost < self.cost[rows])
+        chosen = rows[better]
+        assert outcome.witness is not None
+        self.broken[chosen], self.cost[chosen], self.witness[chosen], self.by[chosen] = True, outcome.cost[better], outcome.witness[better], name
+
+
+def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
+    """What survives every attack on the case's test rows; see the module.
+
+    Raises:
+        CarbideError: if the model changed while it was attacked.
+    """
+    before = case.model.digest()
+    data = judged_rows(case, threat)
+    metric = metric_of(case, threat)
+    probabilities = case.model.predict(data.x)
+    wrong = decide(probabilities, case.model.threshold) != data.y
+    n = len(data)
+    tally = _Tally(data=data, wrong=wrong, broken=wrong.copy(), cost=np.where(wrong, 0.0, np.inf), witness=data.x.copy(),
+                   by=np.where(wrong, "none needed", "").astype(object), unknown=np.zeros(n, bool))  # fmt: skip
+    ran = [name for name, method in sorted(methods.items(), key=lambda m: (_rank(m[1]), m[0])) if _run(case, threat, name, method, tally)]
+    if case.model.digest() != before:
+        raise CarbideError("the model's parameters changed while it was attacked; put it in inference mode and freeze its buffers")
+    if not ran:
+        return Section(threat=threat.words(), room="evasion", skipped=tuple(tally.skipped))
+    figures = _figures(case, threat, {name: methods[name] for name in ran}, tally, metric)
+    if case.model.digest() != before:
+        raise CarbideError("the model's parameters changed while it was attacked; put it in inference mode and freeze its buffers")
+    evidence = {"x": data.x, "y": data.y, "ids": data.ids.astype(str), "witness": tally.witness, "broken": tally.broken | tally.unknown, "cost": tally.cost,
+                "method": tally.by.astype(str), "wrong": wrong, "unknown": tally.unknown}  # fmt: skip
+    findings = (*_headline(case, threat, tally, metric, [methods[name] for name in ran], ran), *tally.findings)
+    return Section(threat=threat.words(), room="evasion", findings=findings, figures=figures, evidence=evidence, skipped=tuple(tally.skipped))
+
+
+def metric_of(case: Case, threat: Threat) -> str:
+    """``robust recall`` for priced changes and at an operating point, else ``robust accuracy``."""
+    return "robust recall" if isinstance(threat, FeatureBudget) or case.operating_point is not None else "robust accuracy"
+
+
+def judged_rows(case: Case, threat: Threat) -> Dataset:
+    """The test rows that are attacked: all of class 1 for priced changes, else at most ``ROWS`` (of class 1 at an operating point).
+
+    Raises:
+        InputError: if there is no such row.
+    """
+    test = case.data.test
+    if metric_of(case, threat) == "robust recall":
+        test = test.take(np.flatnonzero(test.y == 1))
+    if len(test) == 0:
+        raise InputError("the test rows hold none of class 1, so nothing can be attacked; give test rows of both classes")
+    if isinstance(threat, LpBall) and len(test) > ROWS:
+        test = test.take(np.sort(rng_for(case.seed, "evasion", "rows").permutation(len(test))[:ROWS]))
+    return test
+
+
+def _rank(method: Method) -> int:
+    return 0 if hasattr(method, "solve") else getattr(method, "rank", 50)
+
+
+def _run(case: Case, threat: Threat, name: str, method: Method, tally: _Tally) -> bool:
+    """Run one attack on the rows that stand; False if it failed, which is then said in ``tally.skipped``."""
+    try:
+        if hasattr(method, "solve"):
+            _solve(case, threat, name, method, tally)
+        else:
+            _attack(case, threat, name, method, tally)
+    except UnsoundError:
+        raise
+    except Exception as error:  # an attack that crashes is a result that the report shows, never a pass
+        tally.skipped.append(Skip(method=name, threat=threat.words(), reason=f"{type(error).__name__}: {error}", status="failed"))
+        return False
+    return True
+
+
+def _attack(case: Case, threat: Threat, name: str, method: Method, tally: _Tally) -> None:
+    rows = np.flatnonzero(~tally.broken)
+    alarm = Access.GRADIENTS in case.model.access and Access.GRADIENTS not in method.needs and isinstance(threat, LpBall)
+    parts = [rows]
+    if alarm and len(rows) > SAMPLE:
+        order = rng_for(case.seed, "evasion", "sample").permutation(rows)
+        parts = [np.sort(order[:SAMPLE]), np.sort(order[SAMPLE:])]
+    seen = fell = asked = 0
+    for number, part in enumerate(parts):
+        if number and not fell:
+            break
+        outcome = attempt(case, threat, name, method, tally.data.take(part), label=number)
+        tally.take(part, outcome, name)
+        seen, fell, asked = seen + len(part), fell + int(outcome.success.sum()), asked + int(outcome.queries.sum())
+    note = f"of the {seen} rows it saw, which the attacks before it had not broken" if seen < len(tally.data) else ""
+    if seen < len(rows):
+        note = f"of a sample of {seen} of the {len(rows)} rows that the attacks before it had not broken; it broke none, so the others were left"
+    elif alarm and fell:
+        note += "; gradients missed these rows, so they may be masked"
+    tally.findings.append(_share(case, threat, name, method, fell, seen, f"{note}; {asked / max(seen, 1):.0f} queries a row".lstrip("; ")))
+
+
+def attempt(case: Case, threat: Threat, name: str, method: Method, data: Dataset, *, label: Any = 0) -> Outcome:
+    """One attack on these rows, judged; the expensive part is remembered."""
+
+    def propose() -> dict[str, Any]:
+        counted, x = Counted(case.model), data.x.copy()
+        y = data.y.copy()
+        proposal = method(counted, x, y, threat, rng_for(case.seed, "evasion", name, label))
+        if not (np.array_equal(x, data.x) and np.array_equal(y, data.y)):
+            raise CarbideError("it changed its inputs in place, so what it returned cannot be trusted")
+        return {"x": np.asarray(proposal, np.float64), "queries": counted.queries}
+
+    if len(data) == 0:
+        return Outcome(success=np.zeros(0, bool), cost=np.zeros(0), queries=np.zeros(0, np.int64), witness=data.x)
+    key = (case.model, data.x, data.y, threat, type(method).__name__, method, case.seed, label)
+    found = remember(f"evasion {name}", key, propose)
+    n = len(data)
+    queries = np.full(n, found["queries"] // n, np.int64) + (np.arange(n) < found["queries"] % n)
+    return judge(case.model, data.x, data.y, found["x"], threat, data.space, queries=queries)
+
+
+def _share(case: Case, threat: Threat, name: str, method: Method, fell: int, seen: int, note: str) -> Finding:
+    low, high = clopper_pearson(fell, seen)
+    return Finding(metric="attacked rows broken", value=fell / seen if seen else math.nan, low=low, high=high, n=seen, method=name, threat=threat.words(),
+                   access=method.needs.words(), seed=case.seed, good=-1, note=note)  # fmt: skip
+
+
+def _solve(case: Case, threat: Threat, name: str, method: Any, tally: _Tally) -> None:
+    """An exact method: the least cost of each row that stands, witnesses judged like anyone's, undecided rows counted as broken."""
+    rows = np.flatnonzero(~tally.wrong)
+    data = tally.data.take(rows)
+
+    def compute() -> dict[str, Any]:
+        found = method.solve(case.model, data.x.copy(), data.y.copy(), threat, rng_for(case.seed, "evasion", name))
+        return {"cost": found.cost, "proven": found.proven, "witness": found.witness}
+
+    found = remember(f"evasion {name}", (case.model, data.x, data.y, threat, type(method).__name__, method, case.seed), compute)
+    outcome = judge(case.model, data.x, data.y, found["witness"], threat, data.space)
+    claimed = found["cost"] <= _limit(threat)
+    lying = np.flatnonzero(claimed & ~outcome.success)
+    if len(lying):
+        raise UnsoundError(f"{name} claims a change of cost {found['cost'][lying[0]]:g} for row {data.ids[lying[0]]}, but the model withstands its witness; "
+                           "one of the two is wrong: keep the run folder and report it")  # fmt: skip
+    tally.take(rows, outcome, name)
+    undecided = ~found["proven"] & ~outcome.success
+    tally.unknown[rows[undecided]] = True
+    tally.exact = tally.exact or bool(found["proven"].all())
+    note = "exact search: no cheaper change exists" + (f"; {int(undecided.sum())} rows undecided, counted as broken" if undecided.any() else "")
+    tally.findings.append(_share(case, threat, name, method, int((outcome.success | undecided).sum()), len(rows), note))
+
+
+def _limit(threat: Threat) -> float:
+    return threat.eps if isinstance(threat, LpBall) else getattr(threat, "money", math.inf)
+
+
+def _headline(case: Case, threat: Threat, tally: _Tally, metric: str, ran: list[Method], names: list[str]) -> tuple[Finding, ...]:
+    fell = tally.broken | tally.unknown
+    n = len(fell)
+    access = Access(0)
+    for method in ran:
+        access |= method.needs
+    note = f"what survives {', '.join(names)}; rows that the model gets wrong as they are count as broken"
+    if metric == "robust recall":
+        note = f"share of all {n} rows of class 1 that are caught and stay caught, by {', '.join(names)}"
+    if tally.unknown.any():
+        note += f"; {int(tally.unknown.sum())} undecided rows count as broken"
+
+    def finding(metric: str, standing: int, rows: int, note: str, *, headline: bool = False) -> Finding:
+        low, high = clopper_pearson(standing, rows)
+        return Finding(metric=metric, value=standing / rows, low=low, high=high, n=rows, method="all attacks", threat=threat.words(),
+                       access=access.words(), seed=case.seed, note=note, headline=headline)  # fmt: skip
+
+    found = [finding(metric, int((~fell).sum()), n, note, headline=True)]
+    if metric == "robust accuracy":
+        y = tally.data.y
+        shares = {int(c): float((~fell[y == c]).mean()) for c in np.unique(y)}
+        worst = min(shares, key=lambda c: (shares[c], c))
+        name = tally.data.class_names[worst] if tally.data.class_names else str(worst)
+        found.append(finding("worst class robust accuracy", int((~fell[y == worst]).sum()), int((y == worst).sum()), f"class {name}"))
+    moved = tally.cost[tally.broken & ~tally.wrong]
+    if len(moved):
+        priced = isinstance(threat, FeatureBudget)
+        low, high = _median_interval(moved)
+        found.append(Finding(metric=f"median price of evasion ({threat.prices.currency})" if priced else "median size of a change that fooled",
+                             value=float(np.median(moved)), low=low, high=high, n=len(moved), method="all attacks", threat=threat.words(),
+                             access=access.words(), seed=case.seed, good=1 if priced else 0, note="at most, over the rows that attacks broke"))  # fmt: skip
+    return tuple(found)
+
+
+def _median_interval(values: Array, confidence: float = 0.95) -> tuple[float, float]:
+    """The order statistics that hold the median with at least this confidence."""
+    from scipy.stats import binom
+
+    ordered, n = np.sort(values), len(values)
+    k = int(binom.ppf((1 - confidence) / 2, n, 0.5))
+    k = k if binom.cdf(k - 1, n, 0.5) <= (1 - confidence) / 2 else k - 1
+    return float(ordered[max(k - 1, 0)]), float(ordered[min(n - k, n - 1)])
+
+
+def _figures(case: Case, threat: Threat, ran: Mapping[str, Method], tally: _Tally, metric: str):  # noqa: ANN202
+    fell = tally.broken | tally.unknown
+    if isinstance(threat, FeatureBudget):
+        cost = np.where(tally.unknown & ~tally.broken, 0.0, tally.cost)
+        table = tally.data.space
+        gain = tally.data.x[:, table.index(threat.prices.gain)] if threat.prices.gain else None
+        return budget_figures(metric, threat, cost, gain, exact=tally.exact)
+    assert isinstance(threat, LpBall)
+    found = [_curve(case, threat, ran, tally, metric), class_bars(metric, tally.data, tally.wrong, fell)]
+    before, after = (decide(case.model.predict(part), case.model.threshold) for part in (tally.data.x, tally.witness))
+    found.append(gallery(tally.data, tally.witness, tally.cost, before, after, threat.eps))
+    return tuple(f for f in found if f is not None)
+
+
+def _curve(case: Case, threat: LpBall, ran: Mapping[str, Method], tally: _Tally, metric: str):  # noqa: ANN202
+    """Rows standing at several eps: the strongest gradient attack's quick form where there is one, else the costs already known."""
+    gradient = [(n, m) for n, m in ran.items() if Access.GRADIENTS in m.needs]
+    fell = tally.broken | tally.unknown
+    n = len(fell)
+    if not gradient or threat.eps == 0:
+        eps = np.array(sorted({0.0, *(g * threat.eps for g in GRID if g <= 1)}))
+        standing = np.array([(~((tally.cost <= e + 1e-12) | (tally.unknown & (e == threat.eps)))).sum() for e in eps])
+        return reach_figure(metric, threat, eps, standing, n, f"from the changes that {', '.join(ran)} found for eps {threat.eps:g}")
+    name, method = max(gradient, key=lambda item: (_rank(item[1]), item[0]))
+    reach = np.where(tally.unknown, threat.eps, tally.cost)  # the least eps at which each row is known to fall
+    for size in GRID:
+        eps = size * threat.eps
+        rows = np.flatnonzero((reach > eps + 1e-12) & (fell if size < 1 else True))
+        if size == 1 or len(rows) == 0:
+            continue
+        outcome = attempt(case, replace(threat, eps=eps), name, method.quick(), tally.data.take(rows), label=f"curve {size}")
+        if size < 1:  # a smaller change that does it as well is better evidence
+            tally.take(rows, outcome, name)
+        reach[rows] = np.minimum(reach[rows], np.where(outcome.success, outcome.cost, np.inf))
+    eps = np.array([0.0, *(g * threat.eps for g in GRID)])
+    standing = np.array([(reach > e + 1e-12).sum() for e in eps])
+    return reach_figure(metric, threat, eps, standing, n, f"by {name} in its quick form; at eps {threat.eps:g} by every attack")
+
+
+def verify(section: Section, model: Model | None, case: Case | None, threat: Threat) -> list[tuple[str, float, float]]:
+    """The headline as reported and as the evidence gives it; with a model, its witnesses are admitted and scored again.
+
+    With a case, the evidence must be about its test rows, else the recomputed value is nan.
+    """
+    headline = section.headline()
+    if headline is None:
+        return []
+    e = section.evidence
+    fell = np.asarray(e["broken"], bool)
+    if model is not None:
+        outcome = judge(model, e["x"], e["y"], e["witness"], threat, model.space)
+        fell = outcome.success | np.asarray(e["unknown"], bool)
+    value = int((~fell).sum()) / len(fell)
+    if case is not None:
+        rows = judged_rows(case, threat)
+        if not (np.array_equal(rows.x, e["x"]) and np.array_equal(rows.y, e["y"])):
+            value = math.nan
+    return [(headline.metric, headline.value, value)]
