@@ -137,7 +137,7 @@ def _curve(figure: Figure, s: _Styled, x: Scale, y: Scale, *, share: bool) -> st
         low, high = (_trace(x, y, xs, np.nan_to_num(_numbers(v)[keep], nan=math.nan), step) for v in (s.series.low, s.series.high))
         body += svg.band(high, low, colour=s.colour)
     body += svg.path(_trace(x, y, xs, ys, step), colour=s.colour, dash=s.dash, width=1.5 if s.series.name == "chance" else 2.2)
-    if len(xs) <= 40 and s.shape:
+    if len(xs) <= 24 and s.shape:
         words = [f"{s.series.name}: {figure.x_label} {a:.4g}, {figure.y_label} {svg.tick_text(b, share=share)}" for a, b in zip(xs, ys, strict=True)]
         body += "".join(svg.mark(x.at(a), y.at(b), colour=s.colour, shape=s.shape, words=w) for a, b, w in zip(xs, ys, words, strict=True))
     return body

@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,34 +193,26 @@ def costs(results: Results, timings: Timings) -> tuple[CostRow, ...]:
             rows.append(CostRow(name=_clean_name(name, metric.name, results), before=shown[0], after=shown[1],
                                 change=words.change(first, last), light=lights.light_of_loss(name, results)))  # fmt: skip
     rows.append(_latency(results, timings))
-    rows.append(_row("model size", before and before.cost.size_bytes, after and after.cost.size_bytes, size))
+    rows.append(_row("model size", before.cost.size_bytes if before else None, after.cost.size_bytes if after else None, size))
     rows.append(_row("time to train", timings.training.get(PLAIN), timings.training.get(HARDENED), seconds))
     return tuple(row for row in rows if row is not None)
 
 
 def _clean_name(key: str, name: str, results: Results) -> str:
-    names = {
-        "worst_class": "worst class (share found)",
-        "recall": f"share of {words.positives(results)} found",
-        "false_positive_rate": "false alarms",
-    }
-    return names.get(key, name)
+    return {"recall": f"{words.positives(results)} found", "false_positive_rate": "false alarms"}.get(key, name)
 
 
 def _latency(results: Results, timings: Timings) -> CostRow | None:
-    row = _row("time to answer", *((timings.latency[p].p50 if p in timings.latency else None) for p in (PLAIN, HARDENED)), lambda v: f"{v:.3g} ms")
-    return (
-        None
-        if row is None
-        else CostRow(name=row.name, before=row.before, after=row.after, change=row.change, light=lights.light_of_latency(results, timings))
-    )
+    before, after = timings.latency.get(PLAIN), timings.latency.get(HARDENED)
+    row = _row("time to answer", before.p50 if before else None, after.p50 if after else None, lambda v: f"{v:.3g} ms")
+    return row and replace(row, light=lights.light_of_latency(results, timings))
 
 
-def _row(name: str, before: float | None, after: float | None, show: Any) -> CostRow | None:
+def _row(name: str, before: float | None, after: float | None, show: Callable[[float], str]) -> CostRow | None:
     if not before and not after:
         return None
     factor = after / before if before and after else math.nan
-    change = "" if math.isnan(factor) else "no change" if abs(factor - 1) < 0.005 else f"× {factor:.3g}"
+    change = "" if math.isnan(factor) else "no change" if abs(factor - 1) < 0.005 else f"× {factor:.3g}" if factor > 0.5 else f"÷ {1 / factor:.3g}"
     return CostRow(name=name, before=show(before) if before else "–", after=show(after) if after else "–", change=change, light=Light.NONE)
 
 

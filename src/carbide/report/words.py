@@ -114,16 +114,16 @@ def positives(results: Results) -> str:
     return results.data.positives or (f"rows of class {names[1]!r}" if len(names) > 1 else "rows of class 1")
 
 
-def sentence(before: Finding | None, after: Finding | None, results: Results) -> str:
-    """One sentence about one threat, before and after hardening."""
-    first = before or after
+def sentence(before: Finding | None, after: Finding | None, results: Results, *, reason: str = "") -> str:
+    """One sentence about one threat, before and after hardening; ``reason`` says why the missing one is missing."""
+    first, why = before or after, f" ({reason.rstrip('.')})" if reason else ""
     if first is None:
-        return "Nothing is known: no attack could run."
+        return f"Nothing is known{why}."
     said = f"{attacker(first.threat)} {effect(first, results)}"
     if before is None:
-        return said + " after hardening; before it, nothing was measured."
+        return f"{said} after hardening; before it, nothing was measured{why}."
     if after is None:
-        return said + ("; after hardening: not measured." if results.hardened else ".")
+        return f"{said}; after hardening: not measured{why}." if results.hardened else f"{said}."
     there = harm(after)
     return f"{said}; after hardening {of_100(there.value) if there else number(after.value)}."
 
@@ -183,15 +183,20 @@ def _line(number_: int, pair: Pair, results: Results, run: str) -> Line:
     last = after if results.hardened else before
     light = light_of(last, results.last, results.gate)
     command, hint = next_command(pair.room, light, hardened=results.hardened is not None, run=run)
-    words = sentence(before, after, results) if before or after else _nothing(pair)
+    words = sentence(before, after, results, reason=_reason(pair)) if before or after else _nothing(pair)
     return Line(room=pair.room, title=ROOMS.get(pair.room, pair.room), words=words, detail=detail(before, after, results), light=light,
                 before=_harm(before, results.plain), after=_harm(after, results.hardened),
                 command=command, hint=hint, anchor=f"threat-{number_}", metric=last.metric if last else "")  # fmt: skip
 
 
 def _nothing(pair: Pair) -> str:
-    reasons = [s.reason for section in pair.sections for s in section.skipped]
-    return f"{attacker(pair.threat).rstrip(',')}: not measured, {reasons[-1].rstrip('.') if reasons else 'no attack could run'}."
+    return f"{attacker(pair.threat).rstrip(',')}: not measured ({_reason(pair) or 'no attack could run'})."
+
+
+def _reason(pair: Pair) -> str:
+    """Why the last side that measured nothing did not."""
+    reasons = [s.reason for section in pair.sections if not section.findings for s in section.skipped]
+    return reasons[-1].rstrip(".") if reasons else ""
 
 
 _HARDER = {
