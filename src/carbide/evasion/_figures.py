@@ -65,8 +65,8 @@ def budget_figures(metric: str, threat: FeatureBudget, cost: Array, gain: Array 
     if gain is not None:
         profit = np.array([np.where(cost <= b, np.maximum(gain - cost, 0.0), 0.0).sum() / n for b in budgets])
         found.append(Figure(kind="steps", title="attacker's profit", x_label=f"attacker's budget a row ({currency})",
-                            y_label=f"gain minus price, mean over all rows of class 1 ({currency})", series=(Series(name="profit", x=budgets, y=profit),),
-                            note="a row is only changed when that pays"))  # fmt: skip
+                            y_label=f"gain minus price, mean over all rows of class 1 ({currency})",
+                            series=(Series(name="profit", x=budgets, y=profit),), note="a row is only changed when that pays"))  # fmt: skip
     return tuple(found)
 
 

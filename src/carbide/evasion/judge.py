@@ -20,10 +20,13 @@ from carbide.evasion._figures import budget_figures, class_bars, gallery, reach_
 from carbide.registry import Method
 from carbide.run import remember
 from carbide.space.balls import inside_ball, norms, project
+from carbide.space.membership import allowed, cost, inside
 from carbide.space.repair import repair
 from carbide.stats.intervals import clopper_pearson
-from carbide.types import Access, Array, Case, CarbideError, Dataset, FeatureBudget, Finding, InputError, LpBall, Model, Outcome, Section, Skip, Space
-from carbide.types import Threat, UnsoundError, decide, digest, rng_for
+from carbide.types import (
+    Access, Array, CarbideError, Case, Dataset, FeatureBudget, Figure, Finding, InputError, LpBall, Model, Outcome, Section, Skip, Space, Threat,
+    UnsoundError, decide, rng_for,
+)  # fmt: skip
 
 ROWS = 1000  # test rows that are attacked in an Lp ball; more are drawn down to this number
 SAMPLE = 64  # survivors of gradient attacks that a black-box attack tries first
@@ -54,17 +57,16 @@ def admit(proposal: Array, x: Array, threat: Threat, space: Space) -> tuple[Arra
     """The proposals as the threat allows them, and what each costs ``(n,)``; what cannot be allowed becomes the clean row."""
     spread = (slice(None), *[None] * (x.ndim - 1))
     if isinstance(threat, LpBall):
-        near = project(proposal, x, p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper)
-        near = repair(near, x, space)
+        near = repair(project(proposal, x, p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper), x, space)
         good = inside_ball(near, x, p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper, slack=1e-9)
+        if space.groups or space.relations:
+            good &= allowed(near, x, space)
         near = np.where(good[spread], near, x)
-        return near, norms(near - x, threat.p)
-    assert isinstance(threat, FeatureBudget)
-    from carbide.space.membership import cost, inside
-
-    price = cost(proposal, x, space, threat.prices)
-    good = inside(proposal, x, space) & (price <= threat.money + 1e-9)
-    return np.where(good[spread], proposal, x), np.where(good, price, 0.0)
+        return near, np.where(good, norms(near - x, threat.p), 0.0)
+    if not isinstance(threat, FeatureBudget):
+        raise InputError(f"{type(threat).__name__} changes no inputs; give an LpBall or a FeatureBudget")
+    good = inside(proposal, x, space, threat)
+    return np.where(good[spread], proposal, x), np.where(good, cost(x, proposal, threat.prices, space), 0.0)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -112,8 +114,8 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
     figures = _figures(case, threat, {name: methods[name] for name in ran}, tally, metric)
     if case.model.digest() != before:
         raise CarbideError("the model's parameters changed while it was attacked; put it in inference mode and freeze its buffers")
-    evidence = {"x": data.x, "y": data.y, "ids": data.ids.astype(str), "witness": tally.witness, "broken": tally.broken | tally.unknown, "cost": tally.cost,
-                "method": tally.by.astype(str), "wrong": wrong, "unknown": tally.unknown}  # fmt: skip
+    evidence = {"x": data.x, "y": data.y, "ids": data.ids.astype(str), "witness": tally.witness, "broken": tally.broken | tally.unknown,
+                "cost": tally.cost, "method": tally.by.astype(str), "wrong": wrong, "unknown": tally.unknown}  # fmt: skip
     findings = (*_headline(case, threat, tally, metric, [methods[name] for name in ran], ran), *tally.findings)
     return Section(threat=threat.words(), room="evasion", findings=findings, figures=figures, evidence=evidence, skipped=tuple(tally.skipped))
 
@@ -202,8 +204,8 @@ def attempt(case: Case, threat: Threat, name: str, method: Method, data: Dataset
 
 def _share(case: Case, threat: Threat, name: str, method: Method, fell: int, seen: int, note: str) -> Finding:
     low, high = clopper_pearson(fell, seen)
-    return Finding(metric="attacked rows broken", value=fell / seen if seen else math.nan, low=low, high=high, n=seen, method=name, threat=threat.words(),
-                   access=method.needs.words(), seed=case.seed, good=-1, note=note)  # fmt: skip
+    return Finding(metric="attacked rows broken", value=fell / seen if seen else math.nan, low=low, high=high, n=seen, method=name,
+                   threat=threat.words(), access=method.needs.words(), seed=case.seed, good=-1, note=note)  # fmt: skip
 
 
 def _solve(case: Case, threat: Threat, name: str, method: Any, tally: _Tally) -> None:
@@ -220,8 +222,8 @@ def _solve(case: Case, threat: Threat, name: str, method: Any, tally: _Tally) ->
     claimed = found["cost"] <= _limit(threat)
     lying = np.flatnonzero(claimed & ~outcome.success)
     if len(lying):
-        raise UnsoundError(f"{name} claims a change of cost {found['cost'][lying[0]]:g} for row {data.ids[lying[0]]}, but the model withstands its witness; "
-                           "one of the two is wrong: keep the run folder and report it")  # fmt: skip
+        raise UnsoundError(f"{name} claims a change of cost {found['cost'][lying[0]]:g} for row {data.ids[lying[0]]}, but the model withstands its "
+                           "witness; one of the two is wrong: keep the run folder and report it")  # fmt: skip
     tally.take(rows, outcome, name)
     undecided = ~found["proven"] & ~outcome.success
     tally.unknown[rows[undecided]] = True
@@ -262,8 +264,8 @@ def _headline(case: Case, threat: Threat, tally: _Tally, metric: str, ran: list[
     if len(moved):
         priced = isinstance(threat, FeatureBudget)
         low, high = _median_interval(moved)
-        found.append(Finding(metric=f"median price of evasion ({threat.prices.currency})" if priced else "median size of a change that fooled",
-                             value=float(np.median(moved)), low=low, high=high, n=len(moved), method="all attacks", threat=threat.words(),
+        metric = f"median price of evasion ({threat.prices.currency})" if priced else "median size of a change that fooled"
+        found.append(Finding(metric=metric, value=float(np.median(moved)), low=low, high=high, n=len(moved), method="all attacks", threat=threat.words(),
                              access=access.words(), seed=case.seed, good=1 if priced else 0, note="at most, over the rows that attacks broke"))  # fmt: skip
     return tuple(found)
 
@@ -278,7 +280,7 @@ def _median_interval(values: Array, confidence: float = 0.95) -> tuple[float, fl
     return float(ordered[max(k - 1, 0)]), float(ordered[min(n - k, n - 1)])
 
 
-def _figures(case: Case, threat: Threat, ran: Mapping[str, Method], tally: _Tally, metric: str):  # noqa: ANN202
+def _figures(case: Case, threat: Threat, ran: Mapping[str, Method], tally: _Tally, metric: str) -> tuple[Figure, ...]:
     fell = tally.broken | tally.unknown
     if isinstance(threat, FeatureBudget):
         cost = np.where(tally.unknown & ~tally.broken, 0.0, tally.cost)
@@ -286,13 +288,13 @@ def _figures(case: Case, threat: Threat, ran: Mapping[str, Method], tally: _Tall
         gain = tally.data.x[:, table.index(threat.prices.gain)] if threat.prices.gain else None
         return budget_figures(metric, threat, cost, gain, exact=tally.exact)
     assert isinstance(threat, LpBall)
-    found = [_curve(case, threat, ran, tally, metric), class_bars(metric, tally.data, tally.wrong, fell)]
+    found: list[Figure | None] = [_curve(case, threat, ran, tally, metric), class_bars(metric, tally.data, tally.wrong, fell)]
     before, after = (decide(case.model.predict(part), case.model.threshold) for part in (tally.data.x, tally.witness))
     found.append(gallery(tally.data, tally.witness, tally.cost, before, after, threat.eps))
     return tuple(f for f in found if f is not None)
 
 
-def _curve(case: Case, threat: LpBall, ran: Mapping[str, Method], tally: _Tally, metric: str):  # noqa: ANN202
+def _curve(case: Case, threat: LpBall, ran: Mapping[str, Method], tally: _Tally, metric: str) -> Figure:
     """Rows standing at several eps: the strongest gradient attack's quick form where there is one, else the costs already known."""
     gradient = [(n, m) for n, m in ran.items() if Access.GRADIENTS in m.needs]
     fell = tally.broken | tally.unknown

@@ -89,7 +89,7 @@ def _shrink_l0(change: Any, room: Any, eps: float) -> Any:
     return room * mask
 
 
-_SHRINK = {0: _shrink_l0, 1: _shrink_l1, 2: _shrink_l2}
+_SHRINK: dict[float, Any] = {0: _shrink_l0, 1: _shrink_l1, 2: _shrink_l2}
 
 
 def _largest_that(holds: Any, low: Any, high: Any) -> Any:

@@ -24,7 +24,7 @@ def repair(x: Array, clean: Array, space: Space) -> Array:
     """For each proposed row ``(n, *shape)`` a nearby row that lies in the space if the clean row does; see the module."""
     shape = x.shape
     x, clean = x.reshape(len(x), -1).astype(np.float64), clean.reshape(len(clean), -1).astype(np.float64)
-    lower, upper = np.minimum(space.lower.ravel(), clean), np.maximum(space.upper.ravel(), clean)
+    lower, upper = np.fmin(space.lower.ravel(), clean), np.fmax(space.upper.ravel(), clean)
     x = np.where(np.isfinite(x) & space.mutable.ravel(), np.clip(np.where(np.isfinite(x), x, clean), lower, upper), clean)
     x = _on_grid(x, clean, space)
     for group in space.groups:
