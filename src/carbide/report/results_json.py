@@ -144,16 +144,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Certificate):
         return _certificate(value)
     if isinstance(value, Figure):
-        return {**_fields(value, leave="series"), "series": [s.name for s in value.series]}
+        return {**_fields(value, "series"), "series": [s.name for s in value.series]}
     if isinstance(value, Section):
-        return {**_fields(value, leave="evidence"), "evidence": sorted(value.evidence)}
+        return {**_fields(value, "evidence", "noun"), "evidence": sorted(value.evidence)}
     if is_dataclass(value):
         return _fields(value)
     raise TypeError(f"results cannot hold a {type(value).__name__}")
 
 
-def _fields(value: Any, leave: str = "") -> dict[str, Any]:
-    return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name != leave}
+def _fields(value: Any, *leave: str) -> dict[str, Any]:
+    return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name not in leave}
 
 
 def _certificate(certificate: Certificate) -> dict[str, Any]:
