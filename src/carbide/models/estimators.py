@@ -9,32 +9,38 @@
 from __future__ import annotations
 
 import functools
+import json
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from carbide.models._fingerprint import fingerprint
+from carbide.models.boosters import BoosterClassifier, booster_bytes, booster_of
 from carbide.models.trees import ensemble_of, is_tree_ensemble
 from carbide.models.trees.ensemble import Ensemble
-from carbide.types import BLACK_BOX, TREE_BOX, Access, Array, Dataset, Rng, Space
+from carbide.types import BLACK_BOX, TREE_BOX, Access, Array, Dataset, InputError, Rng, Space
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EstimatorModel:
-    """A fitted classifier with ``predict_proba``; ``columns`` are the classes it saw, in the order of its outputs.
+    """A fitted classifier with ``predict_proba``; its ``classes_`` say which classes it saw, in the order of its outputs.
 
-    Rows are flattened to ``(n, d)`` before the estimator sees them; classes it never saw get probability 0.
+    Rows are flattened to ``(n, d)`` before the estimator sees them; classes it never saw get probability 0. ``labels``
+    are the estimator's own names of classes 0, 1, ... where its ``classes_`` are not these numbers.
     """
 
     estimator: Any
     space: Space
     classes: int
     threshold: float = 0.5
+    labels: tuple[Any, ...] = ()
 
     @property
     def access(self) -> Access:
         """Trees also show their structure."""
-        return TREE_BOX if is_tree_ensemble(self.estimator) else BLACK_BOX
+        return TREE_BOX if is_tree_ensemble(_bare(self.estimator)) else BLACK_BOX
 
     @functools.cached_property
     def ensemble(self) -> Ensemble:
@@ -43,14 +49,25 @@ class EstimatorModel:
         Raises:
             InputError: if the estimator is no tree ensemble that Carbide can read.
         """
-        return ensemble_of(self.estimator)
+        return ensemble_of(_bare(self.estimator))
+
+    @functools.cached_property
+    def columns(self) -> Array:
+        """The class ``(c,)`` int64 that each output column of the estimator stands for.
+
+        Raises:
+            InputError: if the estimator's classes are neither ``0 .. k - 1`` nor named by ``labels``.
+        """
+        return class_columns(self.estimator.classes_, self.classes, self.labels, type(self.estimator).__name__)
 
     def predict(self, x: Array) -> Array:
         """Probabilities ``(n, k)`` float64."""
         if len(x) == 0:
             return np.zeros((0, self.classes))
-        raw = np.asarray(self.estimator.predict_proba(x.reshape(len(x), -1)), np.float64)
-        columns = np.asarray(self.estimator.classes_, np.int64)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="X does not have valid feature names")  # the door compared the names
+            raw = np.asarray(self.estimator.predict_proba(x.reshape(len(x), -1)), np.float64)
+        columns = self.columns
         if raw.shape[1] == self.classes and (columns == np.arange(self.classes)).all():
             return raw
         out = np.zeros((len(x), self.classes))
@@ -61,16 +78,78 @@ class EstimatorModel:
         """The same model deciding at another threshold."""
         return replace(self, threshold=threshold)
 
+    @functools.cached_property
+    def _identity(self) -> str:
+        held = booster_of(self.estimator)
+        state = self.estimator if held is None else booster_bytes(*held)
+        return fingerprint((state, self.classes, self.labels))
+
     def digest(self) -> str:
         """A hash of the fitted estimator."""
-        import joblib
+        return f"{self._identity}{self.threshold}"
 
-        state = self.estimator
-        if hasattr(state, "get_booster"):
-            state = bytes(state.get_booster().save_raw("json"))
-        elif hasattr(state, "booster_"):
-            state = state.booster_.model_to_string()
-        return f"{joblib.hash(state)}{self.threshold}"
+    def to_state(self) -> dict[str, Any]:
+        """The estimator in its library's safe format (XGBoost UBJ, LightGBM text, skops) and the rest as it is."""
+        held = booster_of(self.estimator)
+        state = {"space": self.space, "classes": self.classes, "threshold": self.threshold, "labels": list(self.labels)}
+        if held is not None:
+            return {"format": held[0], "blob": booster_bytes(*held), "wrapper": _wrapper(self.estimator), **state}
+        from carbide.models.skops_file import dump_skops
+
+        return {"format": "skops", "blob": dump_skops(self.estimator), "wrapper": None, **state}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> EstimatorModel:
+        """The model of ``to_state``; the bytes are checked as a file would be."""
+        from carbide.models.readers import read_estimator
+
+        estimator = read_estimator(state["blob"], state["format"], name="a stored model")
+        if state["wrapper"] is not None:
+            estimator = _rewrap(state["blob"], json.loads(state["wrapper"]))
+        return cls(estimator=estimator, space=state["space"], classes=state["classes"], threshold=state["threshold"], labels=tuple(state["labels"]))
+
+
+def class_columns(found: Any, classes: int, labels: tuple[Any, ...], name: str) -> Array:
+    """The class ``(c,)`` int64 of each output column, from an estimator's ``classes_``.
+
+    Raises:
+        InputError: if a class is neither a number in ``0 .. classes - 1`` nor one of ``labels``.
+    """
+    found = np.asarray(found)
+    if labels:
+        if len(labels) != classes or len({str(label) for label in labels}) != classes:
+            raise InputError(f"labels names {len(labels)} classes, but there are {classes}; name each class once, in the order of the data's classes")
+        places = {str(label): i for i, label in enumerate(labels)}
+        unknown = [item for item in found.tolist() if str(item) not in places]
+        if unknown:
+            raise InputError(f"{name} was trained on class {unknown[0]!r}, which labels does not name; labels are {', '.join(places)}")
+        return np.array([places[str(item)] for item in found.tolist()], np.int64)
+    said = f"{name} has classes {found.tolist()[:6]!r}, not whole numbers 0 to {classes - 1}"
+    if found.dtype.kind not in "iufb" or not (found == np.round(found.astype(float))).all():
+        raise InputError(f"{said}; name them in the order of the data's classes under labels:")
+    if found.astype(np.int64).min() < 0 or found.astype(np.int64).max() >= classes:
+        raise InputError(f"{said}; use data with the same classes, or name them under labels:")
+    return found.astype(np.int64)
+
+
+def _bare(estimator: Any) -> Any:
+    return estimator.booster if isinstance(estimator, BoosterClassifier) else estimator
+
+
+def _wrapper(estimator: Any) -> str | None:
+    """The parameters of an XGBoost wrapper as JSON text, None for what is read back as a booster."""
+    if not hasattr(estimator, "get_booster"):
+        return None
+    params = {k: v for k, v in estimator.get_params().items() if v is None or isinstance(v, bool | int | float | str)}
+    return json.dumps(params, sort_keys=True)
+
+
+def _rewrap(blob: bytes, params: dict[str, Any]) -> Any:
+    from xgboost import XGBClassifier
+
+    estimator = XGBClassifier(**params)
+    estimator.load_model(bytearray(blob))
+    return estimator
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,21 +159,76 @@ class EstimatorRecipe:
     estimator: Any
 
     def fit(self, dataset: Dataset, rng: Rng) -> EstimatorModel:
-        """A model trained on the data set; ``weights`` are never used here."""
-        return EstimatorModel(estimator=self.fit_estimator(dataset, rng), space=dataset.space, classes=dataset.classes)
+        """A model trained on the data set; ``weights`` are never used here.
+
+        Raises:
+            InputError: if the library refuses the parameters or the data.
+        """
+        seen = np.unique(dataset.y)
+        estimator = self.fit_estimator(dataset, rng)
+        found = np.asarray(estimator.classes_)
+        # Boosters count classes from 0, so where some class has no row they were given other numbers; labels undo that.
+        moved = len(found) == len(seen) and (found.astype(np.int64) != seen).any()
+        names = tuple(str(np.flatnonzero(seen == c)[0]) if c in seen else f"unseen {c}" for c in range(dataset.classes)) if moved else ()
+        return EstimatorModel(estimator=estimator, space=dataset.space, classes=dataset.classes, labels=names)
 
     def fit_estimator(self, dataset: Dataset, rng: Rng, *, weight: Array | None = None) -> Any:
-        """The fitted estimator itself, on rows weighted by ``weight`` ``(n,)`` (None = all 1)."""
-        from sklearn.base import clone
+        """The fitted estimator itself, on rows weighted by ``weight`` ``(n,)`` (None = all 1).
 
-        estimator = clone(self.estimator)
+        Where all rows are of one class, that is all there is to learn: a constant estimator.
+        """
+        from sklearn.base import clone
+        from sklearn.dummy import DummyClassifier
+        from sklearn.exceptions import ConvergenceWarning
+
+        seen = np.unique(dataset.y)
+        estimator = clone(self.estimator) if len(seen) > 1 else DummyClassifier()
         seed = int(rng.integers(2**31))
         seeds = {name: seed for name in estimator.get_params(deep=True) if name == "random_state" or name.endswith("__random_state")}
         estimator.set_params(**seeds)
         x = dataset.x.reshape(len(dataset), -1)
-        return estimator.fit(x, dataset.y) if weight is None else estimator.fit(x, dataset.y, sample_weight=weight)
+        y = np.searchsorted(seen, dataset.y) if type(estimator).__module__.startswith("xgboost") else dataset.y
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # how far a fit goes is a parameter, and a hundred shadow models would say it each
+                return estimator.fit(x, y, **_weights(estimator, weight))
+        except Exception as error:
+            if isinstance(error, ValueError | TypeError) or type(error).__name__ in ("XGBoostError", "LightGBMError"):
+                said = (str(error).strip().splitlines() or [""])[0][:200]
+                raise InputError(f"{_name(self.estimator)} cannot be trained on {dataset.name} ({said}); check its parameters and the data") from error
+            raise
+
+    @functools.cached_property
+    def _identity(self) -> str:
+        from sklearn.base import clone
+
+        return fingerprint(clone(self.estimator).get_params(deep=True))
 
     def describe(self) -> dict[str, Any]:
-        """The estimator's class and parameters."""
-        return {"recipe": "estimator", "estimator": type(self.estimator).__name__,
-                "params": {k: repr(v) for k, v in sorted(self.estimator.get_params(deep=True).items())}}  # fmt: skip
+        """The estimator's class and parameters; ``state`` hashes them where their text would be cut short."""
+        params = {
+            k: v if v is None or isinstance(v, bool | int | float | str) else _short(v)
+            for k, v in sorted(self.estimator.get_params(deep=True).items())
+        }
+        return {"recipe": "estimator", "estimator": _name(self.estimator), "params": params, "state": self._identity}
+
+
+def _weights(estimator: Any, weight: Array | None) -> dict[str, Array]:
+    """The keyword that carries row weights: a pipeline wants to know for which step."""
+    if weight is None:
+        return {}
+    steps = getattr(estimator, "steps", None)
+    return {f"{steps[-1][0]}__sample_weight" if steps else "sample_weight": weight}
+
+
+def _name(estimator: Any) -> str:
+    steps = getattr(estimator, "steps", None)
+    return type(estimator).__name__ if not steps else type(steps[-1][1]).__name__
+
+
+def _said(value: Any) -> Any:
+    """A parameter as JSON holds it; texts have no addresses, since two processes must describe the same recipe alike."""
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and np.isfinite(value)):
+        return value
+    text = type(value).__name__ if " at 0x" in repr(value) else repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol
@@ -20,15 +20,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from carbide.models._answers import detect, probe_rows
+from carbide.models._fingerprint import fingerprint
+from carbide.models.callables import resolve
+from carbide.models.packing import allow_factory, check_allowed
 from carbide.run import track
-from carbide.types import WHITE_BOX, Access, Array, Dataset, InputError, Rng, Space
+from carbide.types import WHITE_BOX, Access, Array, Dataset, InputError, Rng, Space, rng_for
 
 OUTPUTS = ("logits", "probabilities")
+LIVE = "live:"  # begins the factory of a module that was given as it is: a copy of it stands in for a function that makes it
+_templates: dict[str, nn.Module] = {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TorchModel:
-    """A torch module in inference mode; ``outputs`` says whether it returns ``logits`` or ``probabilities`` ``(n, k)``."""
+    """A torch module in inference mode; ``outputs`` says whether it returns ``logits`` or ``probabilities`` ``(n, k)``.
+
+    ``factory`` (``"package.module:function"``) and ``options`` say how an untrained copy is made; a model without them can
+    be stored and read back only where the same live module is given again.
+    """
 
     module: nn.Module
     space: Space
@@ -37,6 +47,8 @@ class TorchModel:
     device: str = "cpu"
     threshold: float = 0.5
     batch: int = 1024
+    factory: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
     access: ClassVar[Access] = WHITE_BOX
 
     def __post_init__(self) -> None:
@@ -72,11 +84,131 @@ class TorchModel:
 
     def digest(self) -> str:
         """A hash of the architecture's text and every parameter and buffer."""
-        state = hashlib.sha256(f"{self.module!r}{self.outputs}{self.threshold}".encode())
+        state = hashlib.sha256(f"{_text(self.module)}{self.outputs}{self.threshold}".encode())
         for name, tensor in self.module.state_dict().items():
             state.update(name.encode())
             state.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode())
         return state.hexdigest()
+
+    def to_state(self) -> dict[str, Any]:
+        """The weights as safetensors bytes and how the module is made."""
+        return {"weights": weights_bytes(self.module), "factory": self.factory or keep_template(self.module), "options": dict(self.options),
+                "space": self.space, "classes": self.classes, "outputs": self.outputs, "device": self.device, "threshold": self.threshold,
+                "batch": self.batch}  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> TorchModel:
+        """The model of ``to_state``; only factories of Carbide or named by the user in this process are called."""
+        factory, options = state["factory"], state["options"]
+        if factory.startswith(LIVE):
+            if factory not in _templates:
+                raise InputError("a stored torch model was made from a live module that this process does not have; give the same module again, "
+                                 "or a factory")  # fmt: skip
+            module, factory = copy.deepcopy(_templates[factory]), ""
+        else:
+            check_allowed(factory)
+            module = make_module(factory, options)
+        load_weights(module, state["weights"], name="a stored model")
+        device = state["device"] if not state["device"].startswith("cuda") or torch.cuda.is_available() else "cpu"
+        return cls(module=module, **{k: v for k, v in state.items() if k not in ("weights", "device", "factory")}, device=device, factory=factory)
+
+
+def weights_bytes(module: nn.Module) -> bytes:
+    """The module's parameters and buffers as the bytes of a safetensors file.
+
+    Raises:
+        InputError: if the module keeps something else in its state.
+    """
+    from safetensors.torch import save
+
+    tensors = {}
+    for name, tensor in module.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"{type(module).__name__} keeps a {type(tensor).__name__} named {name} in its state; keep tensors only")
+        tensors[name] = tensor.detach().cpu().clone().contiguous()
+    return save(tensors)
+
+
+def load_weights(module: nn.Module, blob: bytes, *, name: str) -> None:
+    """Put the tensors of a safetensors file into a module in place.
+
+    Raises:
+        InputError: if the file is broken or its tensors are not the module's.
+    """
+    from safetensors.torch import load
+
+    try:
+        tensors = load(blob)
+    except Exception as error:  # safetensors and torch raise their own kinds on broken bytes
+        raise InputError(f"{name} is no whole safetensors file ({error}); save the weights again") from error
+    put_tensors(module, tensors, name=name)
+
+
+def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
+    """Put named tensors into a module in place.
+
+    Raises:
+        InputError: if a name or a shape differs from the module's, or a value is NaN.
+    """
+    own = module.state_dict()
+    missing, extra = [key for key in own if key not in tensors], [key for key in tensors if key not in own]
+    if missing or extra:
+        raise InputError(
+            f"{name} lacks {missing[:3]} and has {extra[:3]} besides what {type(module).__name__} holds; give the factory and options it was saved from"
+        )
+    for key, tensor in tensors.items():
+        if tensor.shape != own[key].shape:
+            raise InputError(
+                f"{name} holds {key} of shape {tuple(tensor.shape)}, but the module's has {tuple(own[key].shape)}; give the options it was saved from"
+            )
+        if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
+            raise InputError(f"{name} holds NaN in {key}; train the model again or give an earlier file")
+    module.load_state_dict(dict(tensors))
+
+
+def keep_template(module: nn.Module) -> str:
+    """Keep a copy of a live module, from which stored models of this process are made again; the name it is kept under."""
+    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)]
+    key = LIVE + hashlib.sha256(f"{type(module).__module__}{_text(module)}{shapes}".encode()).hexdigest()[:32]
+    if key not in _templates:
+        _templates[key] = copy.deepcopy(module).cpu()
+    return key
+
+
+def _text(module: nn.Module) -> str:
+    """The module's printed form without memory addresses."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module))
+
+
+def probe_outputs(model: TorchModel, answers: str) -> TorchModel:
+    """The model with ``outputs`` as declared (``auto`` = found out), after a few rows went through it.
+
+    Raises:
+        InputError: if the module fails on rows of the space, answers another shape or NaN, or its rows do not sum to one
+            where probabilities are declared.
+    """
+    x = probe_rows(model.space, rng_for(0, "probe"))
+    name = type(model.module).__name__
+    before = {key: tensor.clone() for key, tensor in model.module.state_dict().items() if isinstance(tensor, Tensor)}
+    try:
+        with torch.no_grad():
+            out = model.module(model.tensor(x))
+    except Exception as error:  # a foreign module may fail with anything
+        raise InputError(
+            f"{name} fails on rows of shape {x.shape[1:]} ({type(error).__name__}: {error}); give the data and space it was trained with"
+        ) from error
+    if not isinstance(out, Tensor) or out.shape != (len(x), model.classes):
+        said = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise InputError(f"{name} answers {said} for {len(x)} rows and {model.classes} classes; return logits of shape (n, {model.classes})")
+    if any(not torch.equal(tensor, before[key]) for key, tensor in model.module.state_dict().items() if key in before):
+        raise InputError(f"{name} changes its buffers while it answers in inference mode; make eval() freeze them")
+    found = detect(out, classes=model.classes, name=name)
+    if answers == "probabilities" and found != "probabilities":
+        total = float(out[0].sum())
+        raise InputError(
+            f"{name} returns logits where probabilities are declared (its first row sums to {total:.4g}, not 1); declare logits or apply softmax"
+        )
+    return replace(model, outputs=found if answers == "auto" else answers)
 
 
 class Perturb(Protocol):
@@ -91,18 +223,26 @@ def make_module(factory: Any, options: Mapping[str, Any]) -> nn.Module:
     Raises:
         InputError: if the factory cannot be imported or does not make a torch module.
     """
-    if isinstance(factory, str):
-        module_name, _, name = factory.partition(":")
-        try:
-            made = getattr(importlib.import_module(module_name), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise InputError(f"factory {factory!r} cannot be imported ({error}); write it as package.module:function") from error
-    else:
-        made = factory
-    module = made(**options)
+    made = resolve(factory) if isinstance(factory, str) else factory
+    try:
+        module = made(**options)
+    except (TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
+        raise InputError(
+            f"factory {_address(factory) or factory!r} failed with options {dict(options)} ({error}); give the options it takes"
+        ) from error
     if not isinstance(module, nn.Module):
         raise InputError(f"factory {factory!r} made a {type(module).__name__}, not a torch.nn.Module; return the module")
     return module
+
+
+def _address(factory: Any) -> str:
+    """``"package.module:function"`` of a factory, empty where nothing can be found there again."""
+    if isinstance(factory, str):
+        return factory
+    home, name = getattr(factory, "__module__", None), getattr(factory, "__qualname__", "")
+    if not home or home == "__main__" or not name or "<" in name:
+        return ""
+    return allow_factory(f"{home}:{name}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,6 +263,10 @@ class TorchRecipe:
     device: str = "cpu"
     perturb: Perturb | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.factory, str):
+            allow_factory(self.factory)
+
     def fit(self, dataset: Dataset, rng: Rng) -> TorchModel:
         """A model trained on the data set from fresh weights."""
         seed = int(rng.integers(2**31))
@@ -130,12 +274,16 @@ class TorchRecipe:
             torch.manual_seed(seed)
             module = make_module(self.factory, self.options).to(self.device)
         train(module, dataset, self, torch.Generator(device="cpu").manual_seed(seed))
-        return TorchModel(module=module, space=dataset.space, classes=dataset.classes, device=self.device)
+        return TorchModel(
+            module=module, space=dataset.space, classes=dataset.classes, device=self.device, factory=_address(self.factory), options=self.options
+        )
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the training."""
         said = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "device"}
-        said["factory"] = self.factory if isinstance(self.factory, str) else f"{self.factory.__module__}:{self.factory.__qualname__}"
+        said["factory"] = (
+            _address(self.factory) or f"{getattr(self.factory, '__qualname__', type(self.factory).__name__)}#{fingerprint(self.factory)[:16]}"
+        )
         said["options"] = dict(self.options)
         said["perturb"] = repr(self.perturb)
         return {"recipe": "torch", **said}
