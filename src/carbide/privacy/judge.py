@@ -14,8 +14,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from carbide.privacy._pictures import at_risk, roc_figure
 from carbide.privacy.statement import privacy_of, stated_by
 from carbide.privacy.trials import Game, Trial, play, set_up
@@ -46,8 +44,9 @@ class _Court:
     def finding(self, name: str, method: Method, metric: str, value: float, interval: Interval, *, good: int = -1, confidence: float = 0.95,
                 note: str = "") -> Finding:  # fmt: skip
         """One number about the records of the game."""
-        return Finding(metric=metric, value=value, low=min(value, interval.low), high=max(value, interval.high), n=len(self.game.records), method=name,
-                       threat=self.threat.words(), access=method.needs.words(), seed=self.case.seed, confidence=confidence, good=good, note=note)  # fmt: skip
+        low, high = min(value, interval.low), max(value, interval.high)
+        return Finding(metric=metric, value=value, low=low, high=high, n=len(self.game.records), method=name, threat=self.threat.words(),
+                       access=method.needs.words(), seed=self.case.seed, confidence=confidence, good=good, note=note)  # fmt: skip
 
     def skip(self, name: str, reason: str, status: str = "failed") -> Skip:
         """Why a number is missing."""
@@ -111,8 +110,9 @@ def _judge(court: _Court, name: str, method: Method, trial: Trial) -> tuple[list
     """The numbers of one method, and the claims that so few non-members cannot carry."""
     outside = int((~trial.members).sum())
     rates = [fpr for fpr in FPRS if enough(outside, fpr)]
-    refused = [court.skip(name, f"a true-positive rate at {100 * fpr:g}% FPR needs {math.ceil(LEAST / fpr):,} non-member scores, and there are {outside:,}; "
-                          "train more shadow models or give more rows", "not applicable") for fpr in FPRS if fpr not in rates]  # fmt: skip
+    refused = [court.skip(name, f"a true-positive rate at {100 * fpr:g}% FPR needs {math.ceil(LEAST / fpr - 1e-9):,} non-member scores, "
+                          f"and there are {outside:,}; train more shadow models or give more rows", "not applicable")
+               for fpr in FPRS if fpr not in rates]  # fmt: skip
     intervals = roc_intervals(trial.scores, trial.members, rates, rng_for(court.case.seed, "privacy", name, "bootstrap"))
     note = _note(court, trial)
     found = [court.finding(name, method, metric_at(fpr), tpr_at_fpr(trial.scores, trial.members, fpr), interval, note=note)
@@ -145,8 +145,8 @@ def _control(court: _Court, name: str, method: Method, trial: Trial) -> tuple[Fi
     finding = court.finding(name, method, CONTROL, value, interval, good=0, confidence=DOUBT, note="memberships drawn anew: there is nothing to find")
     if interval.low <= 0.5 <= interval.high:
         return finding, None
-    return finding, court.skip(name, f"its negative control failed: with memberships drawn anew its AUC is {value:.3f} [{interval.low:.3f}, {interval.high:.3f}], "
-                               "which excludes 0.5, so none of its numbers can be trusted")  # fmt: skip
+    return finding, court.skip(name, f"its negative control failed: with memberships drawn anew its AUC is {value:.3f} "
+                               f"[{interval.low:.3f}, {interval.high:.3f}], which excludes 0.5, so none of its numbers can be trusted")  # fmt: skip
 
 
 def _widened(value: float, interval: Interval) -> Interval:
@@ -193,5 +193,5 @@ def _must_hold(court: _Court, findings: list[Finding]) -> None:
         for fpr in FPRS:
             bound = statement.tpr(fpr)
             if finding.metric == metric_at(fpr) and _widened(finding.value, Interval(finding.low, finding.high)).low > bound:
-                raise UnsoundError(f"attack {finding.method} reaches a {finding.metric} of {finding.value:.4f}, but the recipe's differential privacy allows "
-                                   f"{bound:.4f} at most; one of the two is wrong: keep the run folder and report it")  # fmt: skip
+                raise UnsoundError(f"attack {finding.method} reaches a {finding.metric} of {finding.value:.4f}, but the recipe's differential privacy "
+                                   f"allows {bound:.4f} at most; one of the two is wrong: keep the run folder and report it")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Balle & Wang 2018, https://arxiv.org/abs/1805.06530, and Dong, Roth & Su 2019, https://arxiv.org/abs/1905.02383: exact accounting of Gaussian noise.
+"""Balle & Wang 2018, https://arxiv.org/abs/1805.06530, Dong et al. 2019, https://arxiv.org/abs/1905.02383: exact accounting of Gaussian noise.
 
 A mechanism is mu-GDP when telling two neighbouring data sets apart by its output is at least as hard as telling
 ``N(0, 1)`` from ``N(mu, 1)``. That one number composes exactly, converts exactly to (epsilon, delta), and bounds what

@@ -66,9 +66,8 @@ class Lira(Method):
             raise InputError("LiRA compares with shadow models, and there are none; add a recipe so that they can be trained")
         true, others = odds(shadows.answers, dataset.y)
         least = grain(shadows.answers)
-        fits = [
-            (floor, *self._fit(logit(true, others, floor), shadows.members)) for floor in {least: 0, **dict.fromkeys(f for f in FLOORS if f > least)}
-        ]
+        floors = [least, *(floor for floor in FLOORS if floor > least)]
+        fits = [(floor, *self._fit(logit(true, others, floor), shadows.members)) for floor in floors]
         floor, inside, outside = max(fits, key=lambda fit: _separation(fit[1], fit[2]))
         observed = logit(*odds(model.predict(dataset.x), dataset.y), floor)
         return _likelihood(observed, inside) - _likelihood(observed, outside)
