@@ -217,6 +217,15 @@ class Perturb(Protocol):
     def __call__(self, module: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor: ...
 
 
+class Objective(Protocol):
+    """What training minimises instead of the cross-entropy: a frozen dataclass that gives the batch's loss, a scalar.
+
+    ``progress`` in [0, 1) is the share of the training that is done, ``space`` the geometry of the inputs.
+    """
+
+    def __call__(self, module: nn.Module, x: Tensor, y: Tensor, *, progress: float, generator: torch.Generator, space: Space) -> Tensor: ...
+
+
 def make_module(factory: Any, options: Mapping[str, Any]) -> nn.Module:
     """The module that a factory (a callable or ``"package.module:name"``) makes with these options.
 
@@ -249,8 +258,8 @@ def _address(factory: Any) -> str:
 class TorchRecipe:
     """Training of a torch classifier with cross-entropy, Adam and a one-cycle learning rate.
 
-    ``perturb`` changes each batch before the step (adversarial training); ``smoothing`` is label smoothing. Everything
-    is decided by the rng: two fits with the same state on the same machine give the same weights.
+    ``perturb`` changes each batch before the step (adversarial training); ``smoothing`` is label smoothing; ``objective``
+    takes the place of the cross-entropy (certified training) and then ``smoothing`` is not used. Everything is decided by the rng: two fits with the same state on the same machine give the same weights.
     """
 
     factory: Any
@@ -262,6 +271,7 @@ class TorchRecipe:
     smoothing: float = 0.0
     device: str = "cpu"
     perturb: Perturb | None = None
+    objective: Objective | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.factory, str):
@@ -286,6 +296,7 @@ class TorchRecipe:
         )
         said["options"] = dict(self.options)
         said["perturb"] = repr(self.perturb)
+        said["objective"] = repr(self.objective)
         return {"recipe": "torch", **said}
 
 
@@ -297,13 +308,18 @@ def train(module: nn.Module, dataset: Dataset, recipe: TorchRecipe, generator: t
     optimizer = torch.optim.Adam(module.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.epochs * steps)
     loss = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
-    for _ in track(range(recipe.epochs), label="training epochs"):
+    for epoch in track(range(recipe.epochs), label="training epochs"):
         order = torch.randperm(len(x), generator=generator).to(recipe.device)
-        for rows in order.split(recipe.batch):
+        for step, rows in enumerate(order.split(recipe.batch)):
             batch = x[rows] if recipe.perturb is None else recipe.perturb(module, x[rows], y[rows], generator)
             module.train()
             optimizer.zero_grad(set_to_none=True)
-            loss(module(batch), y[rows]).backward()
+            if recipe.objective is None:
+                cost = loss(module(batch), y[rows])
+            else:
+                progress = (epoch * steps + step) / (recipe.epochs * steps)
+                cost = recipe.objective(module, batch, y[rows], progress=progress, generator=generator, space=dataset.space)
+            cost.backward()
             optimizer.step()
             schedule.step()
     module.eval()
