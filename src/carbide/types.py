@@ -232,7 +232,7 @@ class Recipe(Protocol):
 # Threats ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # each threat compares by its own fields
 class Threat:
     """What an attacker may do. ``room`` names the threat folder whose methods speak it."""
 

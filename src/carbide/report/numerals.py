@@ -15,7 +15,7 @@ def of_100(share: float) -> str:
         return "an unknown number of 100"
     if 0 < share < 0.005:
         return "fewer than 1 of 100"
-    if 0.995 < share < 1:
+    if 0.995 <= share < 1:
         return "more than 99 of 100"
     return f"{rounded(share)} of 100"
 
