@@ -30,7 +30,7 @@ SHORT_ROOMS = {"evasion": "changed inputs", "poisoning": "poisoned training data
 # The attacker ------------------------------------------------------------------------------------------------------
 
 _ATTACKERS: tuple[tuple[str, str], ...] = (
-    (r"feature changes worth at most (\S+) a row", r"An attacker who may spend \1"),
+    (r"feature changes worth at most (.+) a row", r"An attacker who may spend \1"),
     (r"Linf change of at most (\S+)", r"An attacker who may change every value by up to \1"),
     (r"L2 change of at most (\S+)", r"An attacker who may change an input by a distance of up to \1"),
     (r"L1 change of at most (\S+)", r"An attacker whose changes may add up to \1"),
