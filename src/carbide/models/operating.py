@@ -20,4 +20,5 @@ def calibrated(model: Model, validation: Dataset, point: OperatingPoint | None) 
     if len(negatives) * point.false_positive_rate < 1:
         raise InputError(f"false_positive_rate {point.false_positive_rate} needs at least {int(1 / point.false_positive_rate)} validation negatives, "
                          f"but there are {len(negatives)}; give a higher rate or more data")  # fmt: skip
-    return model.at(threshold_at_fpr(model.predict(negatives)[:, 1], point.false_positive_rate))
+    scorer = getattr(model, "scorer", model)  # a model that shows rounded scores or labels names the one whose full scores decide
+    return model.at(threshold_at_fpr(scorer.predict(negatives)[:, 1], point.false_positive_rate))

@@ -1,0 +1,90 @@
+"""Orekondy, Schiele and Fritz 2019, https://arxiv.org/abs/1812.02766: Knockoff Nets, copying a model from its answers to natural rows.
+
+The thief asks for the rows it has in random order, then for mixtures of them (features or pixels of two rows), and trains
+a copy on the answers. Several kinds of learner compete on a part of the answers; the best one is trained on all.
+
+>>> import numpy as np
+>>> from carbide.data import builtin
+>>> from carbide.extraction.oracle import Oracle
+>>> from carbide.models.estimators import EstimatorRecipe
+>>> from carbide.types import Queries, rng_for
+>>> from sklearn.linear_model import LogisticRegression
+>>> data, threat = builtin("patients"), Queries(n=60, answers="probabilities")
+>>> victim = EstimatorRecipe(estimator=LogisticRegression(C=0.01, max_iter=5000)).fit(data.train, rng_for(0))
+>>> thief = Knockoff()(Oracle(model=victim, threat=threat), data.validation, threat, rng_for(1))
+>>> same = thief.predict(data.test.x).argmax(1) == victim.predict(data.test.x).argmax(1)
+>>> bool(same.mean() > 0.95)
+True
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from carbide.extraction.oracle import Oracle
+from carbide.extraction.surrogates import LEARNERS, Surrogate, copy_of
+from carbide.registry import Method
+from carbide.types import Access, Array, Dataset, InputError, Queries, Rng, Space
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knockoff(Method):
+    """Copies the model from its answers to natural rows and mixtures of them.
+
+    ``learners`` names the kinds of copy that compete (empty = all that suit the input): linear, forest, boosting, net, cnn.
+    ``points`` is how many numbers of queries the curve has; 1 = the full budget with the threat's answers alone.
+    """
+
+    threats = (Queries,)
+    needs: ClassVar[Access] = Access.LABELS
+    learners: tuple[str, ...] = ()
+    points: int = 4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "learners", (self.learners,) if isinstance(self.learners, str) else tuple(self.learners))
+        for name in self.learners:
+            if name not in LEARNERS:
+                raise InputError(f"learner {name!r} is not known; choose {', '.join(LEARNERS)}")
+        if self.points < 1:
+            raise InputError(f"points is {self.points}; give a whole number >= 1")
+
+    def __call__(self, oracle: Oracle, pool: Dataset, threat: Queries, rng: Rng) -> Surrogate:
+        """A copy learned from at most ``threat.n`` answers; ``pool`` are the rows that the thief has, its labels are not looked at.
+
+        Raises:
+            InputError: if the pool is empty.
+        """
+        if not len(pool):
+            raise InputError("the thief's pool has no rows; give validation rows that are not training rows")
+        queries = natural_queries(pool.x, pool.space, min(threat.n, oracle.left), rng)
+        answers = oracle.ask(queries)
+        return copy_of(queries, answers, oracle.space, oracle.classes, rng, learners=self.learners or None)
+
+    def quick(self) -> Knockoff:
+        """The full budget only."""
+        return replace(self, points=1)
+
+
+def natural_queries(x: Array, space: Space, n: int, rng: Rng) -> Array:
+    """``n`` rows to ask for: those of ``x`` in random order, then mixtures of two of them.
+
+    In tables each feature (a one-hot group as a whole) comes from one of the two rows, so that values stay possible; images
+    are averaged with a random weight.
+    """
+    order, mixer = rng.permutation(len(x)), np.random.default_rng(int(rng.integers(2**63)))
+    natural = x[order[:n]]
+    if n <= len(x):
+        return natural
+    more = n - len(x)
+    first, second = x[mixer.integers(len(x), size=more)], x[mixer.integers(len(x), size=more)]
+    if space.is_image:
+        weight = mixer.uniform(size=(more, 1, 1, 1)).astype(x.dtype)
+        return np.concatenate([natural, weight * first + (1 - weight) * second])
+    units = np.arange(x.shape[1])
+    for group in space.groups:
+        units[list(group)] = group[0]
+    choice = mixer.integers(2, size=(more, x.shape[1])).astype(bool)[:, units]
+    return np.concatenate([natural, np.where(choice, first, second)])
