@@ -73,13 +73,15 @@ def test_steps_hold_their_value_until_the_next() -> None:
 def test_roc_is_logarithmic_and_shows_chance() -> None:
     x = np.array([0.0, 0.001, 0.01, 0.1, 1.0])
     figure = Figure(kind="roc", title="t", x_label="FPR", y_label="TPR", series=(Series(name="a", x=x, y=np.array([0.0, 0.1, 0.2, 0.5, 1.0])),))
-    chance, curve = path_points(tree(figure))
+    curve, chance = path_points(tree(figure))
     assert len(curve) == 4  # zero has no place on a logarithmic axis
     gaps = np.diff([p[0] for p in curve])
     assert np.allclose(gaps, gaps[0], atol=0.11)  # decades are equally wide
     assert chance[-1] == curve[-1]
     assert chance[0][0] == curve[0][0]
     assert "chance" in [t.text for t in tree(figure).iter(f"{SVG}text")]
+    own = replace(figure, series=(*figure.series, Series(name="guessing", x=x, y=x)))
+    assert "chance" not in [t.text for t in tree(own).iter(f"{SVG}text")]  # its own line of guessing stands for it
 
 
 def test_bars_are_as_high_as_their_values() -> None:
@@ -109,6 +111,13 @@ def test_gallery_holds_every_image() -> None:
     images = [i.get("href", "") for i in tree(figure).iter(f"{SVG}image")]
     expected = [png(y) for s in figure.series for y in s.y]
     assert [base64.b64decode(i.removeprefix("data:image/png;base64,")) for i in images] == expected
+
+
+def test_captions_are_wrapped_and_never_wider_than_their_image() -> None:
+    figure = replace(next(f for f in FIGURES if f.kind == "gallery"), series=(
+        Series(name="clean", x=np.array(["read as 7", "read as malignant", "unbreakablewordoverflow"] * 2), y=np.zeros((6, 1, 2, 2))),))  # fmt: skip
+    words = [t.text or "" for t in tree(figure).iter(f"{SVG}text")]
+    assert words == ["clean", *["read as 7", "read as", "malignant", "unbreakablew…"] * 2]
 
 
 def test_merge_keeps_shared_series_once_and_names_the_phases() -> None:

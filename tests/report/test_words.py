@@ -107,7 +107,7 @@ def test_a_threat_without_any_number_is_not_measured() -> None:
     (line,) = words.lines(run)
     assert line.light is Light.GREY
     assert "not measured (the plan has no recipe)" in line.words
-    assert words.verdict(run) == "As it is, the attack is not held off; leaks about people not measured."
+    assert words.verdict(run) == "As it is, the attack is not held off; not measured: leaks about people."
 
 
 def test_every_red_line_names_a_command() -> None:
@@ -118,9 +118,9 @@ def test_every_red_line_names_a_command() -> None:
 
 
 @pytest.mark.parametrize(("run", "said"), [
-    (make.fraud(), "After hardening, 1 of 2 attacks is held off; copying the model at risk."),
-    (make.images(), "After hardening, 1 of 2 attacks is held off; changed inputs only in part."),
-    (make.images(hardened=False), "As it is, 0 of 2 attacks are held off; changed inputs and poisoned training data at risk."),
+    (make.fraud(), "After hardening, 1 of 2 attacks is held off; at risk: copying the model."),
+    (make.images(), "After hardening, 1 of 2 attacks is held off; only in part: changed inputs."),
+    (make.images(hardened=False), "As it is, none of 2 attacks is held off; at risk: changed inputs and poisoned training data."),
 ], ids=["fraud", "images", "audit"])  # fmt: skip
 def test_verdicts(run: Results, said: str) -> None:
     assert words.verdict(run) == said

@@ -22,7 +22,7 @@ from carbide.report.svg import FAINT, GRID, INK, Scale
 from carbide.types import Array, Figure, InputError, Series
 
 WIDTH, HEIGHT = 480.0, 300.0
-LEFT, RIGHT, BOTTOM = 58.0, 18.0, 48.0
+LEFT, RIGHT, BOTTOM, HEAD = 46.0, 18.0, 48.0, 24.0
 PLAIN, HARD = "plain: ", "hardened: "
 KINDS = ("lines", "steps", "roc", "bars", "gallery")
 COLUMNS = 8
@@ -70,39 +70,44 @@ def draw(figure: Figure) -> str:
             raise InputError(f"figure {figure.title!r}: series {s.name!r} has {len(s.x)} x but {len(s.y)} y; give as many")
     if figure.kind == "gallery":
         return _gallery(figure)
-    styled = _style(figure.series)
-    top, legend = _legend(styled, roc=figure.kind == "roc")
+    styled = _style(figure)
+    top, legend = _legend(styled)
     body = (_bars if figure.kind == "bars" else _curves)(figure, styled, top)
     return svg.picture(WIDTH, HEIGHT + top, legend + body, title=figure.title, description=_describe(figure))
 
 
-def _style(series: Sequence[Series]) -> list[_Styled]:
+def _style(figure: Figure) -> list[_Styled]:
     counts = {PLAIN: 0, HARD: 0, "": 0}
-    styled = []
-    for s in series:
+    styled, guess = [], False
+    for s in figure.series:
+        if s.name == "chance" or (figure.kind == "roc" and np.array_equal(s.x, s.y)):
+            styled.append(_guess(s))
+            guess = True
+            continue
         phase = next((p for p in (PLAIN, HARD) if s.name.startswith(p)), "")
         i = counts[phase]
-        if s.name == "chance":
-            styled.append(_Styled(series=s, colour=FAINT, dash="2 4", shape=""))
-            continue
         counts[phase] += 1
         palette = {PLAIN: svg.PLAIN_COLOURS, HARD: svg.HARD_COLOURS}.get(phase, svg.COLOURS)
         shape = {PLAIN: "ring", HARD: "square"}.get(phase, ("circle", "square", "diamond", "ring")[i % 4])
         styled.append(_Styled(series=s, colour=palette[i % len(palette)], dash="7 4" if phase == PLAIN else "", shape=shape))
+    if figure.kind == "roc" and not guess:
+        ends = np.array([1e-5, 1.0])
+        styled.append(_guess(Series(name="chance", x=ends, y=ends)))
     return styled
 
 
-def _legend(styled: Sequence[_Styled], *, roc: bool) -> tuple[float, str]:
+def _guess(series: Series) -> _Styled:
+    return _Styled(series=series, colour=FAINT, dash="2 4", shape="")
+
+
+def _legend(styled: Sequence[_Styled]) -> tuple[float, str]:
     """The height that the legend takes and its marks, several entries a row."""
     entries = [(s.series.name, s) for s in styled]
-    if roc and all(name != "chance" for name, _ in entries):
-        empty = Series(name="chance", x=np.empty(0), y=np.empty(0))
-        entries.append(("chance", _Styled(series=empty, colour=FAINT, dash="2 4", shape="")))
-    x, y, body = LEFT, 14.0, []
+    x, y, body = 2.0, 14.0, []
     for name, s in entries:
         wide = 34 + svg.width_of(name)
-        if x + wide > WIDTH and x > LEFT:
-            x, y = LEFT, y + 19
+        if x + wide > WIDTH and x > 2:
+            x, y = 2.0, y + 19
         body.append(svg.line(x, y - 4, x + 24, y - 4, colour=s.colour, width=2.2, dash=s.dash))
         if s.shape:
             body.append(svg.mark(x + 12, y - 4, colour=s.colour, shape=s.shape, words=name))
@@ -118,8 +123,6 @@ def _curves(figure: Figure, styled: Sequence[_Styled], top: float) -> str:
     roc = figure.kind == "roc"
     x, y, share = _scales(figure, top)
     body = [_axes(figure, x, y, share=share, percent_x=roc)]
-    if roc and all(s.series.name != "chance" for s in styled):
-        body.append(svg.path([(x.at(x.low), y.at(x.low)), (x.at(1.0), y.at(1.0))], colour=FAINT, width=1.5, dash="2 4"))
     for s in styled:
         body.append(_curve(figure, s, x, y, share=share))
     return "".join(body)
@@ -136,7 +139,7 @@ def _curve(figure: Figure, s: _Styled, x: Scale, y: Scale, *, share: bool) -> st
     if s.series.low is not None and s.series.high is not None:
         low, high = (_trace(x, y, xs, np.nan_to_num(_numbers(v)[keep], nan=math.nan), step) for v in (s.series.low, s.series.high))
         body += svg.band(high, low, colour=s.colour)
-    body += svg.path(_trace(x, y, xs, ys, step), colour=s.colour, dash=s.dash, width=1.5 if s.series.name == "chance" else 2.2)
+    body += svg.path(_trace(x, y, xs, ys, step), colour=s.colour, dash=s.dash, width=2.2 if s.shape else 1.5)
     if len(xs) <= 24 and s.shape:
         words = [f"{s.series.name}: {figure.x_label} {a:.4g}, {figure.y_label} {svg.tick_text(b, share=share)}" for a, b in zip(xs, ys, strict=True)]
         body += "".join(svg.mark(x.at(a), y.at(b), colour=s.colour, shape=s.shape, words=w) for a, b, w in zip(xs, ys, words, strict=True))
@@ -156,7 +159,7 @@ def _scales(figure: Figure, top: float) -> tuple[Scale, Scale, bool]:
     xs, ys = xs[np.isfinite(xs)], ys[np.isfinite(ys)]
     if not len(xs) or not len(ys):
         xs = ys = np.array([0.0, 1.0])
-    x, y = Scale(low=0, high=1, start=LEFT, stop=WIDTH - RIGHT), Scale(low=0, high=1, start=top + HEIGHT - BOTTOM, stop=top + 6)
+    x, y = Scale(low=0, high=1, start=LEFT, stop=WIDTH - RIGHT), Scale(low=0, high=1, start=top + HEIGHT - BOTTOM, stop=top + HEAD)
     if figure.kind == "roc":
         positive = np.concatenate([xs[xs > 0], ys[ys > 0], [1e-2]])
         floor = 10.0 ** max(math.floor(math.log10(positive.min()) + 1e-9), -5)
@@ -194,7 +197,7 @@ def _y_axis(figure: Figure, y: Scale, *, share: bool) -> str:
     for value in y.ticks(5):
         at = y.at(value)
         body += [svg.line(LEFT, at, WIDTH - RIGHT, at), svg.text(LEFT - 8, at + 4, svg.tick_text(value, share=share), anchor="end", colour=FAINT)]
-    return "".join(body) + svg.text(14, (y.start + y.stop) / 2, figure.y_label, anchor="middle", turn=True)
+    return "".join(body) + svg.text(2, y.stop - 12, figure.y_label)
 
 
 # Bars --------------------------------------------------------------------------------------------------------------
@@ -259,9 +262,21 @@ def _gallery(figure: Figure) -> str:
             x, caption = i * (side + gap), str(s.x[i])
             body.append(svg.tag("rect", x=x - 0.5, y=y + label - 0.5, width=side + 1, height=side + 1, fill="none", stroke=GRID))
             body.append(svg.image(x, y + label, side, s.y[i], words=f"{s.name}: {caption}"))
-            body.append(svg.text(x + side / 2, y + label + side + 15, _short(caption, side + gap), anchor="middle", colour=FAINT))
-        y += label + side + 26
+            for k, words in enumerate(_wrap(caption, side + gap)):
+                body.append(svg.text(x + side / 2, y + label + side + 14 + 13 * k, words, anchor="middle", size=11, colour=FAINT))
+        rows = max((len(_wrap(str(c), side + gap)) for c in s.x[:COLUMNS]), default=1)
+        y += label + side + 12 + 13 * rows
     return svg.picture(WIDTH, y + 2, "".join(body), title=figure.title, description=_describe(figure))
+
+
+def _wrap(caption: str, room: float) -> list[str]:
+    """A caption in at most two lines."""
+    keep = max(int(room / (0.56 * 11)), 3)
+    if len(caption) <= keep:
+        return [caption]
+    cut = caption.rfind(" ", 0, keep + 1)
+    first, rest = (caption[:cut], caption[cut + 1 :]) if cut > 0 else (caption[: keep - 1] + "…", "")
+    return [first, rest if len(rest) <= keep else rest[: keep - 1] + "…"] if rest else [first]
 
 
 def _numbers(values: Array) -> Array:

@@ -12,7 +12,7 @@ from carbide.report.svg import FAINT, Scale
 from carbide.report.words import settings_words, spoken
 from carbide.results import Measure, Option, Results
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480.0, 320.0, 58.0, 22.0, 34.0, 48.0
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480.0, 320.0, 46.0, 22.0, 54.0, 48.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def _frame(x: Scale, y: Scale, *, clean: str, danger: Measure) -> str:
     body += [
         svg.line(LEFT, y.start, WIDTH - RIGHT, y.start, colour=FAINT),
         svg.text((x.start + x.stop) / 2, y.start + 40, f"{clean} kept on validation rows →", anchor="middle"),
-        svg.text(14, (y.start + y.stop) / 2, f"{danger.metric} ({safer})", anchor="middle", turn=True),
+        svg.text(2, y.stop - 12, f"{danger.metric} ({safer})"),
     ]
     return "".join(body)
 
@@ -141,7 +141,7 @@ def _point(k: int, o: Option, x: Scale, y: Scale) -> str:
 
 
 def _legend() -> str:
-    body, x = [], LEFT
+    body, x = [], 2.0
     for shape, colour, name in (
         ("square", svg.HARD_COLOURS[0], "chosen"),
         ("circle", FAINT, "candidate"),

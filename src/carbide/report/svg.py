@@ -99,10 +99,9 @@ def _attribute(value: str | float) -> str:
     return text[:-2] if text.endswith(".0") else text
 
 
-def text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 12, colour: str = INK, weight: str = "", turn: bool = False) -> str:
+def text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 12, colour: str = INK, weight: str = "") -> str:
     """Words at a point."""
-    move = f"rotate(-90 {x:.1f} {y:.1f})" if turn else ""
-    return tag("text", html.escape(words), x=x, y=y, text_anchor=anchor, font_size=float(size), fill=colour, font_weight=weight, transform=move)
+    return tag("text", html.escape(words), x=x, y=y, text_anchor=anchor, font_size=float(size), fill=colour, font_weight=weight)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, *, colour: str = GRID, width: float = 1, dash: str = "") -> str:

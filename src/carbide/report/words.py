@@ -200,11 +200,10 @@ def _reason(pair: Pair) -> str:
 
 
 _HARDER = {
-    "evasion": "allow a larger accuracy_loss under harden: in the plan, or keep the most exposed fields out of the model",
-    "poisoning": "check who supplies the training rows, or allow a larger accuracy_loss under harden: in the plan",
-    "privacy": "allow a larger accuracy_loss under harden: in the plan; the options below show what it buys",
+    "poisoning": "after checking who supplies the training rows, or allowing a larger accuracy_loss in the plan",
     "extraction": "limit who may ask and how often",
 }
+_ALLOW = "after allowing a larger accuracy_loss under harden: in the plan"
 
 
 def next_command(room: str, light: Light, *, hardened: bool, run: str = "RUN") -> tuple[str, str]:
@@ -217,7 +216,7 @@ def next_command(room: str, light: Light, *, hardened: bool, run: str = "RUN") -
         return f"carbide harden {run}/plan.yaml", "train a model that withstands this, within the loss that you allow"
     if room == "extraction":
         return f"carbide guard serve {run}", _HARDER[room]
-    return f"carbide harden {run}/plan.yaml", _HARDER.get(room, "allow a larger accuracy_loss under harden: in the plan")
+    return f"carbide harden {run}/plan.yaml", _HARDER.get(room, _ALLOW)
 
 
 def verdict(results: Results) -> str:
@@ -227,11 +226,13 @@ def verdict(results: Results) -> str:
         return "No threat was tested."
     held = sum(line.light is Light.GREEN for line in found)
     start = "After hardening" if results.hardened else "As it is"
-    first = f"{start}, {'the attack' if len(found) == 1 else 'all attacks' if held == len(found) else f'{held} of {len(found)} attacks'}"
-    first += " is" if len(found) == 1 or held == 1 else " are"
-    first += " not" if len(found) == 1 and not held else ""
-    rest = [f"{_join([SHORT_ROOMS.get(r, r) for r in rooms])} {_STATE[light]}" for light, rooms in _not_held(found).items()]
-    return f"{first} held off{''.join('; ' + r for r in rest)}."
+    if len(found) == 1:
+        first = f"the attack is {'' if held else 'not '}held off"
+    else:
+        some = f"all {len(found)}" if held == len(found) else f"{held} of {len(found)}" if held else f"none of {len(found)}"
+        first = f"{some} attacks {'is' if held < 2 else 'are'} held off"
+    rest = [f"; {_STATE[light]}: {_join([SHORT_ROOMS.get(r, r) for r in rooms])}" for light, rooms in _not_held(found).items()]
+    return f"{start}, {first}{''.join(rest)}."
 
 
 _STATE = {Light.RED: "at risk", Light.AMBER: "only in part", Light.GREY: "not measured", Light.NONE: "measured, without a rule"}
