@@ -43,7 +43,7 @@ def load_model(source: Any, *, space: Space, classes: int, trust: bool = False, 
         source: what to load; the entry's value is a path, an address or a mapping with ``file`` and options.
         space: the geometry of one input.
         classes: the number of classes of the data.
-        trust: read pickles (scanned first) and exported programs (looked through first) too.
+        trust: read pickles too; they are scanned first, and a hostile one is refused all the same.
         options: ``answers`` (probabilities, logits, labels or auto), ``labels`` (the model's own names of classes 0, 1, ...),
             ``threshold``, ``base`` (the folder of relative paths); for torch ``factory``, ``options``, ``device``; for ONNX
             ``output``; for HTTP ``timeout``, ``retries``, ``pause``, ``batch``, ``token_variable``, ``token_header``.
@@ -201,9 +201,6 @@ def _load_torch(kind: str, options: dict[str, Any], space: Space, classes: int, 
     _need_torch()
     name = f"model {path}"
     if found == "export":
-        if not trust:
-            raise InputError(f"{name} is an exported program, and torch may run code when it reads one; save the weights as safetensors and name a factory, "
-                             "or pass --trust if you made it yourself")  # fmt: skip
         from carbide.models.torch_export import load_export
 
         return _wrap_module(load_export(blob, name), space, classes, options)
@@ -263,8 +260,9 @@ def _device(options: Mapping[str, Any]) -> str:
 
 
 def _wrap_module(module: Any, space: Space, classes: int, options: Mapping[str, Any]) -> Model:
-    from carbide.models.torch_net import TorchModel
+    from carbide.models.torch_net import TorchModel, keep_template
 
+    keep_template(module)  # a later process that is given this module again can then read back what was stored of it
     return _check_module(TorchModel(module=module, space=space, classes=classes, device=_device(options)), options)
 
 

@@ -259,7 +259,8 @@ class TorchRecipe:
     """Training of a torch classifier with cross-entropy, Adam and a one-cycle learning rate.
 
     ``perturb`` changes each batch before the step (adversarial training); ``smoothing`` is label smoothing; ``objective``
-    takes the place of the cross-entropy (certified training) and then ``smoothing`` is not used. Everything is decided by the rng: two fits with the same state on the same machine give the same weights.
+    takes the place of the cross-entropy (certified training), and then ``smoothing`` is not used. Everything is decided
+    by the rng: two fits with the same state on the same machine give the same weights.
     """
 
     factory: Any
