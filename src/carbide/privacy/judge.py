@@ -166,7 +166,8 @@ def _section(court: _Court, findings: list[Finding], trials: Mapping[str, Trial]
     for name, trial in trials.items():
         evidence |= {f"{name}_scores": trial.scores, f"{name}_control": trial.control, f"{name}_control_members": trial.control_members}
         evidence |= {} if trial.own is None else {f"{name}_own": trial.own}
-    picture = roc_figure(trials, privacy_of(court.case.model), rng_for(court.case.seed, "privacy", "figure"))
+    statement = privacy_of(court.case.model) if court.case.recipe is None else stated_by(court.case.recipe)
+    picture = roc_figure(trials, statement, rng_for(court.case.seed, "privacy", "figure"))
     return replace(empty, findings=tuple(ordered), figures=(picture,), evidence=evidence)
 
 
@@ -193,5 +194,5 @@ def _must_hold(court: _Court, findings: list[Finding]) -> None:
         for fpr in FPRS:
             bound = statement.tpr(fpr)
             if finding.metric == metric_at(fpr) and _widened(finding.value, Interval(finding.low, finding.high)).low > bound:
-                raise UnsoundError(f"attack {finding.method} reaches a {finding.metric} of {finding.value:.4f}, but the recipe's differential privacy "
-                                   f"allows {bound:.4f} at most; one of the two is wrong: keep the run folder and report it")  # fmt: skip
+                raise UnsoundError(f"attack {finding.method} reaches a {finding.metric} of {finding.value:.4f}, but the recipe's differential "
+                                   f"privacy allows {bound:.4f} at most; one of the two is wrong: keep the run folder and report it")  # fmt: skip
