@@ -60,7 +60,7 @@ def by_content(blob: bytes) -> str:
         return "xgboost"
     if head.lstrip()[:1] == b"{" and b"\x00" not in head:
         return "xgboost" if b'"learner"' in blob[:4096] or b'"version"' in blob[:4096] else "JSON of another kind"
-    if head.startswith(b"tree\n") or head.startswith(b"tree\r\n"):
+    if head.startswith((b"tree\n", b"tree\r\n")):
         return "lightgbm"
     if len(blob) > 9 and blob[8:9] == b"{" and 2 <= int.from_bytes(blob[:8], "little") <= len(blob) - 8:
         return "safetensors"
@@ -87,7 +87,7 @@ def _zip_kind(blob: bytes) -> str:
         return "a broken zip archive"
     if "schema.json" in names:
         return "skops"
-    if any(name.endswith("/archive_format") or name == "archive_format" or name.endswith("models/model.json") for name in names):
+    if any(name.endswith(("/archive_format", "models/model.json")) or name == "archive_format" for name in names):
         return "export"
     if any(PurePosixPath(name).name == "constants.pkl" or "/code/" in name for name in names):
         return "a TorchScript archive"

@@ -47,7 +47,7 @@ def _plain(value: Any) -> bytes | None:
     if value is None or value is Ellipsis or isinstance(value, bool | int | float | complex | str | bytes):
         return f"{type(value).__name__}:{value!r}".encode()
     if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
-        data = np.ascontiguousarray(value)
+        data: Any = np.ascontiguousarray(value)
         names = data.dtype.names
         body = data.tobytes() if names is None else b"".join(np.ascontiguousarray(data[n]).tobytes() for n in names)
         said = data.dtype.str if names is None else [(n, data.dtype[n].str) for n in names]
@@ -72,6 +72,8 @@ def _parts(value: Any) -> list[Any]:
         return ["random state", value.get_state(legacy=False)]
     if isinstance(value, np.random.Generator):
         return ["generator", value.bit_generator.state]
+    if type(value).__name__ in ("KDTree", "BallTree") and type(value).__module__.startswith("sklearn.neighbors."):
+        return [type(value), *value.__getstate__()[:7]]  # the rest counts its queries
     if isinstance(value, dict) and type(value).__module__ in ("builtins", "collections"):
         return ["dict", *(part for item in value.items() for part in item)]
     if type(value) in (list, tuple):
@@ -79,7 +81,7 @@ def _parts(value: Any) -> list[Any]:
     if type(value) in (set, frozenset):
         return ["set", *sorted(value, key=repr)]
     reduce = copyreg.dispatch_table.get(type(value))
-    reduced = reduce(value) if reduce else value.__reduce_ex__(4)
+    reduced: Any = reduce(value) if reduce else value.__reduce_ex__(4)
     return (
         [type(value), "reduced", reduced] if isinstance(reduced, str) else [type(value), *(list(p) if hasattr(p, "__next__") else p for p in reduced)]
     )

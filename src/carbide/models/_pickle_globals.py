@@ -36,7 +36,15 @@ _SKLEARN = {
     "neural_network._multilayer_perceptron": ("MLPClassifier",),
     "neural_network._stochastic_optimizers": ("AdamOptimizer", "SGDOptimizer"),
     "pipeline": ("FeatureUnion", "Pipeline"),
-    "preprocessing._data": ("MaxAbsScaler", "MinMaxScaler", "Normalizer", "PowerTransformer", "QuantileTransformer", "RobustScaler", "StandardScaler"),
+    "preprocessing._data": (
+        "MaxAbsScaler",
+        "MinMaxScaler",
+        "Normalizer",
+        "PowerTransformer",
+        "QuantileTransformer",
+        "RobustScaler",
+        "StandardScaler",
+    ),
     "preprocessing._discretization": ("KBinsDiscretizer",),
     "preprocessing._encoders": ("OneHotEncoder", "OrdinalEncoder"),
     "preprocessing._label": ("LabelBinarizer", "LabelEncoder"),
@@ -70,7 +78,8 @@ FUNCTIONS: dict[tuple[str, str], str] = {
     ("numpy.random._pickle", "__randomstate_ctor"): "random",
     ("numpy.random._pickle", "__generator_ctor"): "random",
 }
-NAMES = frozenset({("numpy", "ndarray"), ("numpy", "float64"), ("numpy", "float32"), ("numpy", "int64"), ("numpy.random.bit_generator", "SeedSequence"),
+NAMES = frozenset({("numpy", "ndarray"), ("numpy", "float64"),
+                   ("numpy", "float32"), ("numpy", "int64"), ("numpy.random.bit_generator", "SeedSequence"),
                    ("sklearn.feature_selection._univariate_selection", "f_classif"), ("sklearn.feature_selection._univariate_selection", "chi2"),
                    *BIT_GENERATORS})  # fmt: skip
 WRAPPER = ("joblib.numpy_pickle", "NumpyArrayWrapper")

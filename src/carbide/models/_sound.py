@@ -64,6 +64,11 @@ def check_estimator(estimator: Any, name: str) -> None:
             _check_sklearn_tree(part, name)
         elif kind == "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor":
             _check_histogram_tree(part, name)
+        elif kind in ("sklearn.neighbors._kd_tree.KDTree", "sklearn.neighbors._ball_tree.BallTree"):
+            _check_space_tree(part, name)
+        elif kind == "numpy.random.mtrand.RandomState":
+            if not 0 <= int(part.get_state(legacy=False)["state"]["pos"]) <= 624:
+                raise damaged(name, "a random generator points outside its state")
         elif kind.startswith("sklearn.svm.") and hasattr(part, "support_vectors_"):
             _check_svm(part, name)
         elif kind.startswith("sklearn.") and hasattr(part, "tree_") and hasattr(part, "n_features_in_"):
@@ -129,6 +134,19 @@ def _check_histogram_ensemble(estimator: Any, name: str) -> None:
         internal = tree.nodes["is_leaf"] == 0
         if internal.any() and int(tree.nodes["feature_idx"][internal].max()) >= width:
             raise damaged(name, f"a tree splits on feature {int(tree.nodes['feature_idx'][internal].max())}, but there are {width}")
+
+
+def _check_space_tree(tree: Any, name: str) -> None:
+    """A KDTree or BallTree is a whole binary tree over slices of a permutation of its rows."""
+    data, order, nodes, bounds, _, levels, count = tree.__getstate__()[:7]
+    rows, width = np.shape(data)
+    starts, ends, leaf = nodes["idx_start"], nodes["idx_end"], nodes["is_leaf"]
+    whole = count == len(nodes) == 2**levels - 1 and len(order) == rows and np.shape(bounds)[1:] == (count, width)
+    if not whole or (np.sort(order) != np.arange(rows)).any() or (starts < 0).any() or (starts > ends).any() or (ends > rows).any():
+        raise damaged(name, f"a search tree over {rows} rows points outside them")
+    inner = np.flatnonzero(leaf == 0)
+    if (2 * inner + 2 >= count).any():
+        raise damaged(name, f"a search tree of {count} nodes points to others")
 
 
 def _check_svm(machine: Any, name: str) -> None:

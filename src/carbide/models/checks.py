@@ -53,7 +53,8 @@ def _warnings(model: Model, x: Array, y: Array) -> list[str]:
         raise InputError("the model changes while it answers (a BatchNorm buffer, a counter); put it in inference mode and freeze its buffers")
     warnings = []
     if not np.array_equal(probabilities, again):
-        warnings.append(f"the model answers the same rows differently (by up to {float(np.abs(probabilities - again).max()):.2g}), so results will not "
+        warnings.append(f"the model answers the same rows differently (by up to {float(np.abs(probabilities - again).max()):.2g}), so "
+                        f"results will not "
                         "repeat; switch off dropout, noise and sampling")  # fmt: skip
     return warnings + _order(decide(probabilities, model.threshold), y, model.classes)
 
@@ -94,6 +95,7 @@ def _order(predicted: Array, y: Array, classes: int) -> list[str]:
     best = float(recalls[said, meant].sum() / present.sum())
     order = [int(np.flatnonzero(meant == c)[0]) for c in range(classes)]
     if best > max(chance, mean) + 0.2 and order != list(range(classes)):
-        return [f"the model finds {mean:.1%} of each class on average, less than the {chance:.1%} of guessing, but {best:.1%} if its outputs are read in the "
+        return [f"the model finds {mean:.1%} of each class on average, less than the {chance:.1%} of guessing, but {best:.1%} if its "
+                f"outputs are read in the "
                 f"order {order if classes <= 12 else 'that the data suggest'}; say so with labels, or check how labels became numbers"]  # fmt: skip
     return [f"the model finds {mean:.1%} of each class on average, less than the {chance:.1%} of guessing; check that data and model belong together"]

@@ -25,8 +25,8 @@ from carbide.models.packing import allow_factory
 from carbide.types import InputError, Model, Space
 
 KINDS = ("xgboost", "lightgbm", "sklearn", "onnx", "torch", "http", "callable")
-OPTIONS = ("answers", "labels", "threshold", "base", "factory", "options", "device", "batch", "output", "timeout", "retries", "pause", "token_variable",
-           "token_header")  # fmt: skip
+OPTIONS = ("answers", "labels", "threshold", "base", "factory", "options", "device", "batch", "output", "timeout", "retries", "pause",
+           "token_variable", "token_header")  # fmt: skip
 FILES = {
     "xgboost": ("xgboost",),
     "lightgbm": ("lightgbm",),
@@ -82,7 +82,8 @@ def wrap(obj: Any, *, space: Space, classes: int, **options: Any) -> Model:
     if isinstance(obj, Model) and type(obj).__module__.startswith("carbide."):
         if obj.space.shape != space.shape or obj.classes != classes:
             raise InputError(
-                f"the model takes inputs of shape {obj.space.shape} and has {obj.classes} classes, the data {space.shape} and {classes}; use them together"
+                f"the model takes inputs of shape {obj.space.shape} and has {obj.classes} classes, the data {space.shape} and {classes}; "
+                f"use them together"
             )
         return _finish(obj, options)
     if torch is not None and isinstance(obj, torch.nn.Module):
@@ -99,7 +100,8 @@ def wrap(obj: Any, *, space: Space, classes: int, **options: Any) -> Model:
                               address=options.get("address", ""), batch=int(options.get("batch", 4096)))  # fmt: skip
         return _finish(model, options)
     raise InputError(
-        f"the model is a {type(obj).__name__}; give a torch module, a fitted classifier, a function, a path or a mapping such as {{'xgboost': 'model.json'}}"
+        f"the model is a {type(obj).__name__}; give a torch module, a fitted classifier, a function, a path or a mapping such as "
+        f"{{'xgboost': 'model.json'}}"
     )
 
 
@@ -338,13 +340,14 @@ def _check_names(estimator: Any, space: Space, name: str) -> None:
     """Columns in another order than the model's would give confident nonsense, so equal names in another order are refused."""
     names = getattr(estimator, "feature_names_in_", None) if hasattr(estimator, "feature_names_in_") else None
     if names is None:
-        held = getattr(estimator, "booster", None)
+        held: Any = getattr(estimator, "booster", None)
         names = getattr(held, "feature_names", None) or (held.feature_name() if hasattr(held, "feature_name") else None)
     said = [str(item) for item in names] if names is not None else []
     if said and space.names and sorted(said) == sorted(space.names) and tuple(said) != space.names:
         first = next(i for i, (a, b) in enumerate(zip(said, space.names, strict=True)) if a != b)
         raise InputError(
-            f"{name} was trained with {said[first]!r} as feature {first}, the data has {space.names[first]!r} there; put the columns in the model's order"
+            f"{name} was trained with {said[first]!r} as feature {first}, the data has {space.names[first]!r} there; put the columns in "
+            f"the model's order"
         )
 
 

@@ -182,7 +182,7 @@ class EstimatorRecipe:
         from sklearn.exceptions import ConvergenceWarning
 
         seen = np.unique(dataset.y)
-        estimator = clone(self.estimator) if len(seen) > 1 else DummyClassifier()
+        estimator: Any = clone(self.estimator) if len(seen) > 1 else DummyClassifier()
         seed = int(rng.integers(2**31))
         seeds = {name: seed for name in estimator.get_params(deep=True) if name == "random_state" or name.endswith("__random_state")}
         estimator.set_params(**seeds)
@@ -190,26 +190,26 @@ class EstimatorRecipe:
         y = np.searchsorted(seen, dataset.y) if type(estimator).__module__.startswith("xgboost") else dataset.y
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # how far a fit goes is a parameter, and a hundred shadow models would say it each
+                warnings.simplefilter("ignore", ConvergenceWarning)  # how far a fit goes is a parameter
                 return estimator.fit(x, y, **_weights(estimator, weight))
         except Exception as error:
             if isinstance(error, ValueError | TypeError) or type(error).__name__ in ("XGBoostError", "LightGBMError"):
                 said = (str(error).strip().splitlines() or [""])[0][:200]
-                raise InputError(f"{_name(self.estimator)} cannot be trained on {dataset.name} ({said}); check its parameters and the data") from error
+                raise InputError(
+                    f"{_name(self.estimator)} cannot be trained on {dataset.name} ({said}); check its parameters and the data"
+                ) from error
             raise
 
     @functools.cached_property
     def _identity(self) -> str:
         from sklearn.base import clone
 
-        return fingerprint(clone(self.estimator).get_params(deep=True))
+        unfitted: Any = clone(self.estimator)
+        return fingerprint(unfitted.get_params(deep=True))
 
     def describe(self) -> dict[str, Any]:
         """The estimator's class and parameters; ``state`` hashes them where their text would be cut short."""
-        params = {
-            k: v if v is None or isinstance(v, bool | int | float | str) else _short(v)
-            for k, v in sorted(self.estimator.get_params(deep=True).items())
-        }
+        params = {k: _said(v) for k, v in sorted(self.estimator.get_params(deep=True).items())}
         return {"recipe": "estimator", "estimator": _name(self.estimator), "params": params, "state": self._identity}
 
 

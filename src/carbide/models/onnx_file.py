@@ -148,8 +148,8 @@ class OnnxModel:
 
     def to_state(self) -> dict[str, Any]:
         """The graph's bytes and how it is read."""
-        return {"blob": self.blob, "space": self.space, "classes": self.classes, "output": self.output, "answers": self.answers, "labels": list(self.labels),
-                "name": self.name, "batch": self.batch, "threshold": self.threshold}  # fmt: skip
+        return {"blob": self.blob, "space": self.space, "classes": self.classes, "output": self.output, "answers": self.answers,
+                "labels": list(self.labels), "name": self.name, "batch": self.batch, "threshold": self.threshold}  # fmt: skip
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> OnnxModel:

@@ -41,7 +41,9 @@ def load_pickle(blob: bytes, name: str) -> Any:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{name} is no whole pickle of an estimator ({type(error).__name__}: {error}); save the model again, with skops if you can") from error
+        raise InputError(
+            f"{name} is no whole pickle of an estimator ({type(error).__name__}: {error}); save the model again, with skops if you can"
+        ) from error
     return estimator
 
 
@@ -93,10 +95,13 @@ class _Array:
         return data.reshape(shape[::-1]).transpose().copy("F") if state["order"] == "F" else data.reshape(shape).copy()
 
 
-class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
+_Base: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _Reader(_Base):
     """An unpickler that finds nothing but the names of the map and reads joblib's arrays from the stream itself."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch = dict(_Base.dispatch)
 
     def __init__(self, file: Any) -> None:
         super().__init__(file)

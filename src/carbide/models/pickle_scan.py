@@ -284,7 +284,12 @@ class _Machine:
         return _Part("instance", items[0].value) if items[0].kind == "name" and items[0].value in BIT_GENERATORS else None
 
     def call_random(self, name: Any, items: list[_Part]) -> _Part | None:
-        right = len(items) == 1 and items[0].kind == "instance" and items[0].value[0].startswith("numpy.random") and items[0].value[1] in ("MT19937", "PCG64")
+        right = (
+            len(items) == 1
+            and items[0].kind == "instance"
+            and items[0].value[0].startswith("numpy.random")
+            and items[0].value[1] in ("MT19937", "PCG64")
+        )
         return _Part("instance", name) if right else None
 
     def build(self, _: Any) -> None:
@@ -399,7 +404,12 @@ def _check_dtype_state(made: _Part, state: _Part) -> None:
         elif isinstance(names, tuple) and isinstance(fields, dict) and set(names) == set(fields):
             inner = {name: fields[name] for name in names}
             if all(isinstance(v, tuple) and len(v) == 2 and isinstance(v[0], np.dtype) and not v[0].hasobject for v in inner.values()):
-                layout = {"names": list(names), "formats": [v[0] for v in inner.values()], "offsets": [v[1] for v in inner.values()], "itemsize": size}
+                layout = {
+                    "names": list(names),
+                    "formats": [v[0] for v in inner.values()],
+                    "offsets": [v[1] for v in inner.values()],
+                    "itemsize": size,
+                }
                 kind = np.dtype(layout, align=said[6] != 1)  # type: ignore[call-overload]
     if kind is None or kind.__reduce__()[1:] != ((made.value, False, True), said):
         raise _Refusal("describes a type of numbers as numpy would not")

@@ -40,15 +40,22 @@ SCALED = ("logistic_regression", "mlp", "nearest_neighbors")  # these see standa
 ALIASES: dict[str, dict[str, str]] = {
     "xgboost": {"eta": "learning_rate", "lambda": "reg_lambda", "alpha": "reg_alpha", "nthread": "n_jobs", "seed": "random_state",
                 "min_split_loss": "gamma", "num_boost_round": "n_estimators", "num_round": "n_estimators"},
-    "lightgbm": {"eta": "learning_rate", "shrinkage_rate": "learning_rate", "lambda_l1": "reg_alpha", "lambda_l2": "reg_lambda", "seed": "random_state",
-                 "num_threads": "n_jobs", "num_iterations": "n_estimators", "num_boost_round": "n_estimators", "num_trees": "n_estimators",
-                 "feature_fraction": "colsample_bytree", "bagging_fraction": "subsample", "bagging_freq": "subsample_freq", "boosting": "boosting_type",
+    "lightgbm": {"eta": "learning_rate", "shrinkage_rate": "learning_rate", "lambda_l1": "reg_alpha", "lambda_l2": "reg_lambda",
+                 "seed": "random_state", "num_threads": "n_jobs", "num_iterations": "n_estimators", "num_boost_round": "n_estimators",
+                 "num_trees": "n_estimators", "feature_fraction": "colsample_bytree", "bagging_fraction": "subsample", "bagging_freq": "subsample_freq",
+                 "boosting": "boosting_type",
                  "min_data_in_leaf": "min_child_samples", "min_sum_hessian_in_leaf": "min_child_weight", "min_gain_to_split": "min_split_gain"},
 }  # fmt: skip
 FURTHER = {"lightgbm": ("deterministic", "force_row_wise", "force_col_wise", "verbose", "max_bin", "is_unbalance", "scale_pos_weight", "path_smooth",
                         "extra_trees", "max_delta_step", "min_data_in_bin", "monotone_constraints", "feature_fraction_bynode", "bagging_seed",
-                        "feature_fraction_seed", "data_random_seed", "cat_smooth", "cat_l2", "max_cat_threshold", "boost_from_average", "sigmoid")}  # fmt: skip
-NEED_MORE = {"early_stopping_rounds": "a second data set to stop by", "callbacks": "code", "custom_metric": "code", "eval_metric": "a second data set"}
+                        "feature_fraction_seed", "data_random_seed", "cat_smooth", "cat_l2", "max_cat_threshold", "boost_from_average",
+                        "sigmoid")}  # fmt: skip
+NEED_MORE = {
+    "early_stopping_rounds": "a second data set to stop by",
+    "callbacks": "code",
+    "custom_metric": "code",
+    "eval_metric": "a second data set",
+}
 
 
 def make_recipe(spec: Any, *, space: Space, classes: int, base: Path | None = None) -> Recipe:
@@ -148,11 +155,15 @@ def _validate(estimator: Any, name: str) -> None:
 def _live(estimator: Any) -> Recipe:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(estimator, torch.nn.Module):
-        raise InputError(f"the recipe is the torch module {type(estimator).__name__}, which does not say how it is trained; give {{'torch': {{'factory': ...}}}}")
+        raise InputError(
+            f"the recipe is the torch module {type(estimator).__name__}, which does not say how it is trained; give {{'torch': {{'factory': ...}}}}"
+        )
     if isinstance(estimator, type):
         raise InputError(f"the recipe is the class {estimator.__name__}; give an instance of it with its parameters")
     if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
-        raise InputError(f"the recipe is a {type(estimator).__name__}; give an unfitted estimator, or a mapping such as {{'estimator': 'random_forest'}}")
+        raise InputError(
+            f"the recipe is a {type(estimator).__name__}; give an unfitted estimator, or a mapping such as {{'estimator': 'random_forest'}}"
+        )
     if not (hasattr(estimator, "predict_proba") or getattr(estimator, "probability", False)):
         raise InputError(f"{type(estimator).__name__} gives no probabilities; wrap it in sklearn.calibration.CalibratedClassifierCV")
     return EstimatorRecipe(estimator=estimator)
@@ -211,5 +222,3 @@ def _only(keys: set[str], known: tuple[str, ...], where: str) -> None:
     for key in sorted(keys):
         if key not in known:
             raise InputError(f"{where} has no key {key!r}; its keys are {', '.join(known)}")
-
-

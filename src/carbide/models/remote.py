@@ -99,8 +99,8 @@ class HttpModel:
 
     def to_state(self) -> dict[str, Any]:
         """The address and how it is read; no secret."""
-        return {"url": self.url, "space": self.space, "classes": self.classes, "answers": self.answers, "labels": list(self.labels), "timeout": self.timeout,
-                "retries": self.retries, "pause": self.pause, "batch": self.batch, "token_variable": self.token_variable,
+        return {"url": self.url, "space": self.space, "classes": self.classes, "answers": self.answers, "labels": list(self.labels),
+                "timeout": self.timeout, "retries": self.retries, "pause": self.pause, "batch": self.batch, "token_variable": self.token_variable,
                 "token_header": self.token_header, "threshold": self.threshold}  # fmt: skip
 
     @classmethod
@@ -121,7 +121,8 @@ class HttpModel:
             token = os.environ.get(self.token_variable, "")
             if not token or not token.isascii() or not token.isprintable():
                 raise InputError(
-                    f"the environment variable {self.token_variable} is {'not set' if not token else 'not one printable line'}; set it to the token of {self.url}"
+                    f"the environment variable {self.token_variable} is {'not set' if not token else 'not one printable line'}; set it to "
+                    f"the token of {self.url}"
                 )
             headers[self.token_header] = f"Bearer {token}" if self.token_header.lower() == "authorization" and " " not in token else token
         return httpx.Client(timeout=self.timeout, headers=headers, follow_redirects=False, trust_env=False)
@@ -129,9 +130,8 @@ class HttpModel:
     def _answer(self, client: Any, x: Array) -> Array:
         body = self._send(client, x)
         if self.answers not in body:
-            raise InputError(
-                f'{self.url} answers {", ".join(map(repr, list(body)[:5])) or "nothing"} where {self.answers!r} is declared; answer {{"{self.answers}": [...]}}'
-            )
+            said = ", ".join(map(repr, list(body)[:5])) or "nothing"
+            raise InputError(f'{self.url} answers {said} where {self.answers!r} is declared; answer {{"{self.answers}": [...]}}')
         return to_probabilities(body[self.answers], rows=len(x), classes=self.classes, answers=self.answers, name=self.url, labels=self.labels)
 
     def _first_answer(self) -> str:
@@ -147,7 +147,7 @@ class HttpModel:
     def _send(self, client: Any, x: Array) -> dict[str, Any]:
         import httpx
 
-        content = json.dumps({"inputs": np.where(np.isnan(x), None, x).tolist() if np.isnan(x).any() else x.tolist()}).encode()
+        content = json.dumps({"inputs": _without_nan(x)}).encode()
         said = ""
         for attempt in range(self.retries + 1):
             if attempt:
@@ -198,3 +198,12 @@ class HttpModel:
         if not isinstance(body, dict):
             raise InputError(f'{self.url} answers a JSON {type(body).__name__}; answer {{"probabilities": [...]}}')
         return body
+
+
+def _without_nan(x: Array) -> list[Any]:
+    """Rows as JSON holds them: what is missing becomes null."""
+    if not np.isnan(x).any():
+        return x.tolist()
+    held = x.astype(object)
+    held[np.isnan(x)] = None
+    return held.tolist()

@@ -20,11 +20,19 @@ from carbide.run.store import decode, encode, write_whole
 from carbide.types import InputError, Model
 
 SIDE = "carbide.npz"
-FILES = {"xgboost": "model.json", "lightgbm": "model.txt", "skops": "model.skops", "torch": "model.safetensors", "onnx": "model.onnx", "carbide": "model.npz"}
+FILES = {
+    "xgboost": "model.json",
+    "lightgbm": "model.txt",
+    "skops": "model.skops",
+    "torch": "model.safetensors",
+    "onnx": "model.onnx",
+    "carbide": "model.npz",
+}
 _HOW = {"xgboost": "xgboost.XGBClassifier().load_model('model.json')", "lightgbm": "lightgbm.Booster(model_file='model.txt')",
         "skops": "skops.io.load('model.skops', trusted=skops.io.get_untrusted_types(file='model.skops'))",
         "torch": "module.load_state_dict(safetensors.torch.load_file('model.safetensors')), the module made as factory.json says",
-        "onnx": "onnxruntime.InferenceSession('model.onnx')", "carbide": "carbide.models.load_saved('.'): it wraps a model in a defence of Carbide"}  # fmt: skip
+        "onnx": "onnxruntime.InferenceSession('model.onnx')", "carbide": "carbide.models.load_saved('.'): it wraps a model in a defence "
+                                                                         "of Carbide"}  # fmt: skip
 
 
 def save_model(model: Model, folder: str | Path) -> list[Path]:
@@ -101,7 +109,9 @@ def _torch_files(state: dict[str, Any]) -> dict[str, bytes]:
 def _torch_state(folder: Path, blob: bytes) -> dict[str, Any]:
     said = read_json(folder / "factory.json", "factory")
     if not isinstance(said.get("factory"), str) or not isinstance(said.get("options"), dict):
-        raise InputError(f"{folder / 'factory.json'} names no factory and options; write it as {{\"factory\": \"package.module:function\", \"options\": {{}}}}")
+        raise InputError(
+            f'{folder / "factory.json"} names no factory and options; write it as {{"factory": "package.module:function", "options": {{}}}}'
+        )
     return {"weights": blob, "factory": said["factory"], "options": said["options"]}
 
 

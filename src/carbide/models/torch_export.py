@@ -22,19 +22,23 @@ from carbide.models._files import check_zip
 from carbide.types import InputError
 
 # Operations that map tensors to tensors and touch nothing else, by name; each of their overloads is allowed.
-OPERATIONS = frozenset(
-    """_adaptive_avg_pool2d _assert_scalar _assert_tensor_metadata _log_softmax _native_batch_norm_legit_no_training _softmax _to_copy _unsafe_view abs
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d add addmm alias amax amin arange argmax avg_pool1d avg_pool2d baddbmm batch_norm bmm cat
-    celu clamp clamp_max clamp_min clone constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose2d convolution cos cumsum detach detach_ div dropout
-    dropout_ elu embedding eq erf exp expand expand_as feature_dropout flatten full full_like gather ge gelu glu group_norm gt hardsigmoid hardswish
-    hardswish_ hardtanh hardtanh_ index_select instance_norm layer_norm le leaky_relu leaky_relu_ lift_fresh_copy linear log log1p log_softmax logsumexp lt
-    masked_fill matmul max max_pool1d max_pool2d max_pool2d_with_indices maximum mean min minimum mish mish_ mm mul native_batch_norm native_group_norm
-    native_layer_norm ne neg new_ones new_zeros ones ones_like pad permute pow prelu reciprocal relu relu_ relu6 repeat reshape rsqrt rsub
-    scaled_dot_product_attention select selu sigmoid sigmoid_ sign silu silu_ sin slice softmax softplus split split_with_sizes sqrt squeeze stack std sub
-    sum sym_size tanh tanh_ to transpose type_as unbind unflatten unsqueeze upsample_bilinear2d upsample_nearest2d var view view_as where zeros
-    zeros_like""".split()
-)
-ARITHMETIC = {name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge")}
+_LISTED = """
+    _adaptive_avg_pool2d _assert_scalar _assert_tensor_metadata _log_softmax _native_batch_norm_legit_no_training _softmax
+    _to_copy _unsafe_view abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d add addmm alias amax amin arange
+    argmax avg_pool1d avg_pool2d baddbmm batch_norm bmm cat celu clamp clamp_max clamp_min clone constant_pad_nd contiguous
+    conv1d conv2d conv3d conv_transpose2d convolution cos cumsum detach detach_ div dropout dropout_ elu embedding eq erf exp
+    expand expand_as feature_dropout flatten full full_like gather ge gelu glu group_norm gt hardsigmoid hardswish hardswish_
+    hardtanh hardtanh_ index_select instance_norm layer_norm le leaky_relu leaky_relu_ lift_fresh_copy linear log log1p
+    log_softmax logsumexp lt masked_fill matmul max max_pool1d max_pool2d max_pool2d_with_indices maximum mean min minimum
+    mish mish_ mm mul native_batch_norm native_group_norm native_layer_norm ne neg new_ones new_zeros ones ones_like pad
+    permute pow prelu reciprocal relu relu_ relu6 repeat reshape rsqrt rsub scaled_dot_product_attention select selu sigmoid
+    sigmoid_ sign silu silu_ sin slice softmax softplus split split_with_sizes sqrt squeeze stack std sub sum sym_size tanh
+    tanh_ to transpose type_as unbind unflatten unsqueeze upsample_bilinear2d upsample_nearest2d var view view_as where zeros
+    zeros_like"""
+OPERATIONS = frozenset(_LISTED.split())
+ARITHMETIC = {
+    name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge")
+}
 DTYPES = {1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32, 8: torch.float64,
           12: torch.bool, 13: torch.bfloat16}  # fmt: skip
 FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format}
@@ -117,7 +121,10 @@ def _graph(members: Mapping[str, bytes], name: str) -> ExportedGraph:
         parameters |= {said[key]} if kind == "parameter" else set()
     outputs = program["signature"]["output_specs"]
     if len(entries) != 1 or len(outputs) != 1 or "user_output" not in outputs[0]:
-        raise InputError(f"{name} has {len(entries)} inputs and {len(outputs)} outputs or changes its buffers; call eval() and export a module of one tensor in, one out")
+        raise InputError(
+            f"{name} has {len(entries)} inputs and {len(outputs)} outputs or changes its buffers; call eval() and export a "
+            f"module of one tensor in, one out"
+        )
     steps = [{key: step[key] for key in ("target", "inputs", "outputs")} for step in program["graph"]["nodes"]]
     for step in steps:
         _check_step(step, name)
@@ -160,7 +167,9 @@ def _own_name(key: str) -> str:
 
 def _check_step(step: Mapping[str, Any], name: str) -> None:
     if _operation(step["target"]) is None:
-        raise InputError(f"{name} uses the operation {str(step['target'])[:80]!r}, which is not on Carbide's list; give weights and a factory instead")
+        raise InputError(
+            f"{name} uses the operation {str(step['target'])[:80]!r}, which is not on Carbide's list; give weights and a factory instead"
+        )
     for item in step["inputs"]:
         if item["name"] in ("train", "training") and item["arg"].get("as_bool") is True:
             raise InputError(f"{name} was exported in training mode ({step['target']}); call eval() before torch.export.export")

@@ -14,7 +14,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -49,12 +49,16 @@ class TorchModel:
     batch: int = 1024
     factory: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    access: ClassVar[Access] = WHITE_BOX
 
     def __post_init__(self) -> None:
         if self.outputs not in OUTPUTS:
             raise InputError(f"outputs is {self.outputs!r}; choose {' or '.join(OUTPUTS)}")
         self.module.to(self.device).eval()
+
+    @property
+    def access(self) -> Access:
+        """Everything: answers, gradients and weights."""
+        return WHITE_BOX
 
     @property
     def dtype(self) -> torch.dtype:
@@ -154,7 +158,8 @@ def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, name: str) 
     missing, extra = [key for key in own if key not in tensors], [key for key in tensors if key not in own]
     if missing or extra:
         raise InputError(
-            f"{name} lacks {missing[:3]} and has {extra[:3]} besides what {type(module).__name__} holds; give the factory and options it was saved from"
+            f"{name} lacks {missing[:3]} and has {extra[:3]} besides what {type(module).__name__} holds; give the factory and options it "
+            f"was saved from"
         )
     for key, tensor in tensors.items():
         if tensor.shape != own[key].shape:
