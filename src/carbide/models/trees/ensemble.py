@@ -14,6 +14,7 @@ test (categories, zero as missing) become chains of nodes that share their child
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,15 +96,13 @@ class Ensemble:
         z = z if self.slope == 1.0 else z * self.slope
         if self.link in ("identity", "mean"):
             return z if z.shape[1] > 1 else np.column_stack([1 - z[:, 0], z[:, 0]])
-        if self.single:
-            z = z.astype(np.float32)
-        with np.errstate(over="ignore", under="ignore"):
-            if self.link == "sigmoid":
-                one = np.ones((), z.dtype)
-                p = expit(z[:, 0]) if self.library == "sklearn" else one / (one + np.exp(-z[:, 0]))
-                return np.column_stack([one - p, p]).astype(np.float64)
-            e = np.exp(z - z.max(1, keepdims=True))
-            return (e / e.sum(1, keepdims=True)).astype(np.float64)
+        if self.link == "sigmoid":
+            p = expit(z[:, 0]) if self.library == "sklearn" else _sigmoid(z[:, 0].astype(np.float32) if self.single else z[:, 0])
+            return np.column_stack([np.ones((), p.dtype) - p, p]).astype(np.float64)
+        if self.library != "sklearn":
+            return _softmax(z.astype(np.float32) if self.single else z).astype(np.float64)
+        e = np.exp(z - z.max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True)
 
     def digest(self) -> str:
         """A hash of the trees and all that turns them into probabilities."""
@@ -151,4 +150,27 @@ def _margins(x, feature, threshold, children, missing_left, roots, value, output
                 for k in range(len(base)):
                     total = out[i, k] + value[node, k]
                     out[i, k] = np.float32(total) if single else total
+    return out
+
+
+@njit(cache=True)
+def _sigmoid(z):  # pragma: no cover - compiled
+    """With the C library's own exp, as XGBoost (float32) and LightGBM (float64) do; numpy's differs in the last digit."""
+    out = np.empty_like(z)
+    one = z.dtype.type(1)
+    for i in range(len(z)):
+        out[i] = one / (z.dtype.type(math.exp(-z[i])) + one)
+    return out
+
+
+@njit(cache=True)
+def _softmax(z):  # pragma: no cover - compiled
+    out = np.empty_like(z)
+    for i in range(len(z)):
+        top, total = z[i].max(), 0.0
+        for k in range(z.shape[1]):
+            out[i, k] = math.exp(z[i, k] - top)
+            total += out[i, k]
+        for k in range(z.shape[1]):
+            out[i, k] = out[i, k] / z.dtype.type(total)
     return out

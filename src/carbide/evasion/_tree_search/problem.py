@@ -1,0 +1,231 @@
+"""Turns a threat into the axes and ties of the search: what each row's attacker can change, at which price, under which relations.
+
+Relations that the search cannot keep exactly (both parts of a ratio changeable, whole numbers mixed with real ones, ...) are
+``hard``: the search then runs twice, once without them (a lower bound) and once with their features held still (an upper bound).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from carbide.evasion._tree_search.cells import last_below
+from carbide.evasion._tree_search.layout import Axes, Ties
+from carbide.evasion._tree_search.ties import LARGEST, make_ties, no_ties
+from carbide.space.prices import matrices, price_arrays
+from carbide.types import Array, InputError, Linear, LpBall, PriceTable, Ratio, Space
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """Axes and ties for the rows they were made for, and the relations that are not kept exactly, in words."""
+
+    axes: Axes
+    ties: Ties
+    hard: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class _Draft:
+    """What is being put together: per axis its feature, prices and links; per row its bounds."""
+
+    feature: list[int]
+    free: set[int]
+    links: dict[int, list[tuple[int, int]]]
+    groups: list[list[int]]
+    ties: list[list[tuple[Array, Array]]]
+    hard: list[str]
+
+
+def budget_problem(x: Array, prices: PriceTable, space: Space, *, held: bool) -> Problem:
+    """The problem of rows ``x`` ``(n, d)`` under a price table; ``held`` says what becomes of hard relations.
+
+    Raises:
+        InputError: if a one-hot group has prices or ratios feed on each other.
+    """
+    up, down, fixed = price_arrays(prices, space)
+    tables = matrices(prices, space)
+    movable = {f for f in range(len(up)) if min(up[f], down[f]) < np.inf or f in tables}
+    for group in space.groups:
+        if movable & set(group):
+            raise InputError(
+                f"{space.name(group[0])} belongs to a one-hot group, which the tree search cannot change; give the group as one categorical column"
+            )
+    draft = _Draft(feature=[], free=set(), links={}, groups=[], ties=[], hard=[])
+    movable = _ratios(space, movable, draft, held)
+    linear, movable = _linears(space, movable, tables, draft, held)
+    draft.feature = sorted(movable | draft.free)
+    low = np.broadcast_to(space.lower.ravel()[draft.feature], (len(x), len(draft.feature))).copy()
+    high = np.broadcast_to(space.upper.ravel()[draft.feature], low.shape).copy()
+    groups = _tie(x, linear, movable, draft, low, high)
+    _bound_ratios(x, space, draft, low, high)
+    for f in draft.free:
+        up[f] = down[f] = fixed[f] = 0.0
+    axes = _axes(space, draft, up, down, fixed, tables, low, high)
+    ties = make_ties([[draft.feature.index(f) for f in g] for g, _ in groups], [t for _, t in groups], len(x)) if groups else no_ties(len(x))
+    return Problem(axes=axes, ties=ties, hard=tuple(draft.hard))
+
+
+def ball_problem(x: Array, threat: LpBall, space: Space) -> Problem:
+    """The problem of rows ``x`` ``(n, d)`` in an Lp ball: every feature may change; costs are the p-th power of the norm (0 for inf)."""
+    n, d = x.shape
+    rate = 0.0 if threat.p in (0, math.inf) else 1.0
+    lower, upper = np.minimum(space.lower.ravel(), x), np.maximum(space.upper.ravel(), x)
+    if math.isinf(threat.p):
+        lower, upper = np.maximum(lower, x - threat.eps), np.minimum(upper, x + threat.eps)
+    zeros, none = np.zeros(d), np.full(d, -1, np.int64)
+    axes = Axes(feature=np.arange(d), up=np.full(d, rate), down=np.full(d, rate), fixed=np.full(d, 1.0 if threat.p == 0 else 0.0),
+                power=np.full(d, 2.0 if threat.p == 2 else 1.0), step=zeros, anchor=zeros, matrix=none, size=none, moves=np.zeros(1),
+                link_start=np.zeros(d + 1, np.int64), link_target=np.zeros(0, np.int64), link_below=np.zeros(0, np.int64), low=lower, high=upper,
+                axis_of=np.arange(d))  # fmt: skip
+    return Problem(axes=axes, ties=no_ties(n))
+
+
+def _ratios(space: Space, movable: set[int], draft: _Draft, held: bool) -> set[int]:
+    """Link each ratio to its numerator; a ratio whose denominator can change is hard."""
+    ratios = [r for r in space.relations if isinstance(r, Ratio)]
+    targets = [r.target for r in ratios]
+    movable = movable - set(targets)
+    for r in ratios:
+        if targets.count(r.target) > 1 or r.numerator in targets or r.denominator in targets:
+            raise InputError(f"ratio {space.name(r.target)} feeds on another ratio; define it by features of its own")
+        if r.denominator not in movable:
+            continue
+        draft.hard.append(f"{space.name(r.target)} = {space.name(r.numerator)} / {space.name(r.denominator)}")
+        if held:
+            movable = movable - {r.denominator}
+        else:
+            draft.free.add(r.target)
+    for r in ratios:
+        if r.numerator in movable and r.target not in draft.free:
+            draft.links.setdefault(r.numerator, []).append((r.target, r.denominator))
+    return movable
+
+
+def _linears(space: Space, movable: set[int], tables: dict[int, Array], draft: _Draft, held: bool) -> tuple[list[Linear], set[int]]:
+    """The linear relations that are kept exactly, and the features that may move."""
+    moved_ratios = {t: f for f, links in draft.links.items() for t, _ in links} | {t: t for t in draft.free}
+    kept = []
+    for r in space.relations:
+        if isinstance(r, Linear):
+            touched = {moved_ratios[f] for f in r.features if f in moved_ratios}
+            if touched:
+                draft.hard.append(_words(r, space))
+                movable = movable - (touched | set(r.features)) if held else movable
+            else:
+                kept.append(r)
+    for group, inside in _connected(kept, movable):
+        if len(group) > 1 and not _exact(group, inside, space, tables):
+            draft.hard += [_words(r, space) for r in inside]
+            movable = movable - set(group) if held else movable
+            kept = kept if held else [r for r in kept if r not in inside]
+    draft.links = {f: links for f, links in draft.links.items() if f in movable}
+    return kept, movable
+
+
+def _connected(relations: list[Linear], movable: set[int]) -> list[tuple[list[int], list[Linear]]]:
+    """Groups of movable features that relations tie together, with their relations."""
+    groups: list[tuple[set[int], list[Linear]]] = []
+    for r in relations:
+        own = {f for f, c in zip(r.features, r.coefficients, strict=True) if f in movable and c != 0}
+        if not own:
+            continue
+        joined, rest = (own, [r]), []
+        for features, inside in groups:
+            if features & own:
+                joined = (joined[0] | features, inside + joined[1])
+                own = joined[0]
+            else:
+                rest.append((features, inside))
+        groups = [*rest, joined]
+    return [(sorted(features), inside) for features, inside in groups]
+
+
+def _exact(group: list[int], inside: list[Linear], space: Space, tables: dict[int, Array]) -> bool:
+    """Whether trying all corners is exact for this group."""
+    step, lower = space.step.ravel()[group], space.lower.ravel()[group]
+    if len(group) > LARGEST or any(f in tables for f in group):
+        return False
+    if not step.any():
+        return True
+    anchors = np.where(np.isfinite(lower), lower, 0.0)
+    if (step != step[0]).any() or np.abs(anchors / step[0] - np.round(anchors / step[0])).max() > 1e-9:
+        return False
+    for r in inside:
+        own = sorted(c for f, c in zip(r.features, r.coefficients, strict=True) if f in group and c != 0)
+        if own not in ([-1.0, 1.0], [-1.0], [1.0]):
+            return False
+    return True
+
+
+def _tie(x: Array, linear: list[Linear], movable: set[int], draft: _Draft, low: Array, high: Array) -> list[tuple[list[int], list]]:
+    """Relations with one movable feature become bounds of the rows; those with more become ties."""
+    groups = []
+    for group, inside in _connected(linear, movable):
+        ties = []
+        for r in inside:
+            c = np.zeros(len(group))
+            rest = np.full(len(x), float(r.upper))
+            for f, value in zip(r.features, r.coefficients, strict=True):
+                if f in group:
+                    c[group.index(f)] += value
+                else:
+                    rest -= value * x[:, f]
+            ties.append((c, rest))
+        for c, rest in ties:
+            if np.count_nonzero(c) == 1:
+                k = int(np.flatnonzero(c)[0])
+                a = draft.feature.index(group[k])
+                edge = np.where(np.isnan(rest), -np.inf if c[k] > 0 else np.inf, rest / c[k])
+                side = high if c[k] > 0 else low
+                side[:, a] = np.minimum(side[:, a], edge) if c[k] > 0 else np.maximum(side[:, a], edge)
+        if len(group) > 1:
+            groups.append((group, ties))
+    return groups
+
+
+def _bound_ratios(x: Array, space: Space, draft: _Draft, low: Array, high: Array) -> None:
+    """A numerator may only go where its ratio stays within the ratio's own bounds."""
+    lower, upper = space.lower.ravel(), space.upper.ravel()
+    for f, links in draft.links.items():
+        a = draft.feature.index(f)
+        for target, below in links:
+            _follow(x[:, below].astype(float), float(lower[target]), float(upper[target]), low[:, a], high[:, a])
+
+
+@njit(cache=True)
+def _follow(below, lower, upper, low, high):  # pragma: no cover - compiled
+    for i in range(len(below)):
+        b = below[i]
+        if b > 0:
+            low[i], high[i] = max(low[i], -last_below(-lower, b)), min(high[i], last_below(upper, b))
+        elif b < 0:
+            low[i], high[i] = max(low[i], -last_below(upper, -b)), min(high[i], last_below(-lower, -b))
+
+
+def _axes(space: Space, draft: _Draft, up: Array, down: Array, fixed: Array, tables: dict[int, Array], low: Array, high: Array) -> Axes:
+    f = np.array(draft.feature, np.int64)
+    lower = space.lower.ravel()[f]
+    matrix, size, moves, at = np.full(len(f), -1, np.int64), np.full(len(f), -1, np.int64), [np.zeros(1)], 1
+    for a, feature in enumerate(draft.feature):
+        if feature in tables:
+            matrix[a], size[a] = at, len(tables[feature])
+            moves.append(tables[feature].ravel())
+            at += tables[feature].size
+    links = [draft.links.get(feature, []) for feature in draft.feature]
+    axis_of = np.full(len(up), -1, np.int64)
+    axis_of[f] = np.arange(len(f))
+    for a, pairs in enumerate(links):
+        axis_of[[target for target, _ in pairs]] = a
+    return Axes(feature=f, up=up[f], down=down[f], fixed=fixed[f], power=np.ones(len(f)), step=space.step.ravel()[f].astype(float),
+                anchor=np.where(np.isfinite(lower), lower, 0.0), matrix=matrix, size=size, moves=np.concatenate(moves),
+                link_start=np.cumsum([0, *map(len, links)]), link_target=np.array([t for p in links for t, _ in p], np.int64),
+                link_below=np.array([b for p in links for _, b in p], np.int64), low=low, high=high, axis_of=axis_of)  # fmt: skip
+
+
+def _words(r: Linear, space: Space) -> str:
+    terms = " ".join(f"{c:+g} {space.name(f)}" for f, c in zip(r.features, r.coefficients, strict=True))
+    return f"{terms} <= {r.upper:g}"

@@ -1,0 +1,75 @@
+"""The cheapest evasion by trying every combination of values that can matter: slow, and plain enough to be believed."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from carbide.models.trees import Ensemble
+from carbide.space.membership import allowed
+from carbide.space.prices import cost
+from carbide.types import Array, PriceTable, Ratio, Space
+
+
+def candidates(ensemble: Ensemble, x0: Array, space: Space) -> list[Array]:
+    """For each feature the clean value and every value at which something can change: both sides of each threshold, bounds, whole steps.
+
+    Real features that relations tie together also get each other's values, again and again.
+    """
+    values: list[set[float]] = []
+    for f in range(len(x0)):
+        found = {float(x0[f])}
+        if space.mutable[f]:
+            low, high, step = space.lower[f], space.upper[f], space.step[f]
+            if step > 0:
+                found |= set(np.arange(low, high + step / 2, step).tolist())
+            else:
+                for t in np.unique(ensemble.threshold[ensemble.feature == f]):
+                    found |= {float(t), float(np.nextafter(t, np.inf))}
+                found |= {float(b) for b in (low, high) if np.isfinite(b)}
+                for r in space.relations:
+                    if isinstance(r, Ratio) and r.numerator == f:
+                        found |= _through(ensemble, r, x0)
+                found = {v for v in found if low <= v <= high or v == x0[f]}
+        values.append(found)
+    for r in [r for r in space.relations if not isinstance(r, Ratio)] * 3:
+        for f, c in zip(r.features, r.coefficients, strict=True):
+            if space.mutable[f] and space.step[f] == 0:
+                others = [(g, k) for g, k in zip(r.features, r.coefficients, strict=True) if g != f]
+                for point in itertools.product(*(sorted(values[g]) for g, _ in others)):
+                    v = (r.upper - sum(k * p for (_, k), p in zip(others, point, strict=True))) / c
+                    if space.lower[f] <= v <= space.upper[f]:
+                        values[f].add(float(v))
+    return [np.array(sorted(v)) for v in values]
+
+
+def _through(ensemble: Ensemble, r: Ratio, x0: Array) -> set[float]:
+    """Values of a numerator just beside each threshold of its ratio."""
+    found = set()
+    for t in np.unique(ensemble.threshold[ensemble.feature == r.target]):
+        middle = t * x0[r.denominator]
+        steps = [middle]
+        for way in (-np.inf, np.inf):
+            v = middle
+            for _ in range(3):
+                v = np.nextafter(v, way)
+                steps.append(v)
+        found |= {float(v) for v in steps}
+    return found
+
+
+def cheapest(ensemble: Ensemble, x0: Array, prices: PriceTable, space: Space, threshold: float) -> float:
+    """The least cost of a row with probability of class 1 below the threshold; inf if there is none."""
+    targets = [r for r in space.relations if isinstance(r, Ratio)]
+    options = candidates(ensemble, x0, space)
+    for r in targets:
+        options[r.target] = x0[[r.target]]
+    grid = np.array(list(itertools.product(*options)))
+    for r in targets:
+        moved = grid[:, r.numerator] != x0[r.numerator]
+        grid[moved, r.target] = grid[moved, r.numerator] / grid[moved, r.denominator]
+    clean = np.broadcast_to(x0, grid.shape)
+    paid = cost(clean, grid, prices, space)
+    paid = np.where(allowed(grid, clean, space) & (ensemble.predict(grid)[:, 1] < threshold), paid, np.inf)
+    return float(paid.min())
