@@ -102,7 +102,7 @@ def _guess(series: Series) -> _Styled:
 
 def _legend(styled: Sequence[_Styled]) -> tuple[float, str]:
     """The height that the legend takes and its marks, several entries a row."""
-    entries = [(s.series.name, s) for s in styled]
+    entries = [(s.series.name.replace("_", " "), s) for s in styled]
     x, y, body = 2.0, 14.0, []
     for name, s in entries:
         wide = 34 + svg.width_of(name)
@@ -161,8 +161,7 @@ def _scales(figure: Figure, top: float) -> tuple[Scale, Scale, bool]:
         xs = ys = np.array([0.0, 1.0])
     x, y = Scale(low=0, high=1, start=LEFT, stop=WIDTH - RIGHT), Scale(low=0, high=1, start=top + HEIGHT - BOTTOM, stop=top + HEAD)
     if figure.kind == "roc":
-        positive = np.concatenate([xs[xs > 0], ys[ys > 0], [1e-2]])
-        floor = 10.0 ** max(math.floor(math.log10(positive.min()) + 1e-9), -5)
+        floor = 10.0 ** max(math.floor(math.log10(min(xs[xs > 0].min(initial=1e-2), 1e-2)) + 1e-9), -5)
         return replace(x, low=floor, log=True), replace(y, low=floor, log=True), True
     share = bool(ys.min() >= 0 and ys.max() <= 1)
     log = bool(xs.min() > 0 and xs.max() / xs.min() >= 100)
@@ -214,7 +213,9 @@ def _bars(figure: Figure, styled: Sequence[_Styled], top: float) -> str:
             middle = LEFT + slot * (names.index(name) + 0.5) + wide * (i - (len(styled) - 1) / 2)
             body.append(_bar(s, j, middle, wide, y, words=f"{s.series.name}, {name}: {svg.tick_text(float(s.series.y[j]), share=share)}"))
     for j, name in enumerate(names):
-        body += [svg.text(LEFT + slot * (j + 0.5), y.start + 18, words, anchor="middle", colour=FAINT) for words in [_short(name, slot)]]
+        body += [
+            svg.text(LEFT + slot * (j + 0.5), y.start + 18, words, anchor="middle", colour=FAINT) for words in [_short(name.replace("_", " "), slot)]
+        ]
     body += [svg.line(LEFT, y.at(max(y.low, 0.0)), WIDTH - RIGHT, y.at(max(y.low, 0.0)), colour=FAINT)]
     return "".join(body) + svg.text((LEFT + WIDTH - RIGHT) / 2, y.start + 40, figure.x_label, anchor="middle")
 

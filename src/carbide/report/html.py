@@ -17,7 +17,7 @@ from typing import Any
 from carbide.report import figures, lights, options, words
 from carbide.report.lights import Light
 from carbide.report.metrics import ATLAS, CLEAN, Technique, metric_named
-from carbide.report.numerals import interval, number, percent, seconds, size
+from carbide.report.numerals import interval, level, number, percent, seconds, size
 from carbide.report.results_json import to_json
 from carbide.results import HARDENED, PLAIN, Pair, Phase, Results, Timings, compare
 from carbide.run.store import write_whole
@@ -68,6 +68,7 @@ class Cell:
     value: str
     interval: str
     n: str
+    level: str
     headline: bool
     light: Light
 
@@ -84,7 +85,7 @@ class TableRow:
     before: Cell | None
     after: Cell | None
     seed: str
-    note: str
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,12 +270,12 @@ def blocks(results: Results) -> tuple[Block, ...]:
 def _block(i: int, pair: Pair, results: Results) -> Block:
     last = pair.after if results.hardened else pair.before
     drawn = figures.merged(pair.before.figures if pair.before else (), pair.after.figures if pair.after else ())
-    level = {f"{f.confidence:.0%}" for s in pair.sections for f in s.findings}
+    levels = {level(f.confidence) for s in pair.sections for f in s.findings}
     pictures = tuple((f.title, _safe(figures.draw(f)), f.note) for f in drawn)
     light = lights.light_of(last.headline() if last else None, results.last, results.gate)
     return Block(anchor=f"threat-{i}", title=words.ROOMS.get(pair.room, pair.room), threat=pair.threat, technique=ATLAS.get(pair.room), light=light,
                  rows=tuple(_table_row(a, b, pair, results) for a, b in pair.rows()), pictures=pictures, proofs=_proofs(pair),
-                 skipped=_skipped(pair), confidence=" and ".join(sorted(level)))  # fmt: skip
+                 skipped=_skipped(pair), confidence=levels.pop() if len(levels) == 1 else "")  # fmt: skip
 
 
 def _safe(drawn: str) -> Any:
@@ -288,16 +289,29 @@ def _table_row(before: Finding | None, after: Finding | None, pair: Pair, result
     assert f is not None
     safer = {1: "higher is safer", -1: "lower is safer"}.get(f.good, "")
     seeds = dict.fromkeys(str(x.seed) for x in (before, after) if x is not None)
-    notes = dict.fromkeys(x.note for x in (before, after) if x is not None and x.note)
     other = "" if f.threat == pair.threat else f.threat
     return TableRow(metric=f.metric, safer=safer, method=words.spoken(f.method), threat=other, access=f.access, before=_cell(before, results.plain),
-                    after=_cell(after, results.hardened), seed=", ".join(seeds), note="; ".join(notes))  # fmt: skip
+                    after=_cell(after, results.hardened), seed=", ".join(seeds), notes=_notes(before, after))  # fmt: skip
+
+
+def _notes(before: Finding | None, after: Finding | None) -> tuple[str, ...]:
+    said = [(name, f.note) for name, f in (("before", before), ("after", after)) if f is not None and f.note]
+    if len(said) == 2 and said[0][1] != said[1][1]:
+        return tuple(f"{name}: {note}" for name, note in said)
+    return tuple(note for _, note in said[:1])
 
 
 def _cell(f: Finding | None, phase: Phase | None) -> Cell | None:
     if f is None:
         return None
-    return Cell(value=number(f.value), interval=interval(f.low, f.high), n=f"{f.n:,}", headline=f.headline, light=lights.light_of(f, phase))
+    return Cell(
+        value=number(f.value),
+        interval=interval(f.low, f.high),
+        n=f"{f.n:,}",
+        level=level(f.confidence),
+        headline=f.headline,
+        light=lights.light_of(f, phase),
+    )
 
 
 def _proofs(pair: Pair) -> tuple[Proof, ...]:

@@ -40,6 +40,15 @@ def interval(low: float, high: float) -> str:
     return "" if math.isnan(low) or math.isnan(high) else f"[{number(low)}, {number(high)}]"
 
 
+def level(confidence: float) -> str:
+    """A confidence level.
+
+    >>> level(0.95), level(0.9983)
+    ('95%', '99.83%')
+    """
+    return f"{100 * confidence:.4g}%"
+
+
 def size(size_bytes: float) -> str:
     """A size in the unit that fits.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from carbide.report.lights import Light, light_of
 from carbide.report.metrics import key_of, metric_named
-from carbide.report.numerals import number, of_100, percent, rounded
+from carbide.report.numerals import level, number, of_100, percent, rounded
 from carbide.results import Measure, Option, Pair, Phase, Results, compare
 from carbide.types import Finding
 
@@ -136,7 +136,7 @@ def detail(before: Finding | None, after: Finding | None, results: Results) -> s
     parts = []
     ranges = [f"{_short(h.low)} to {_short(h.high)}" for _, h in sides if h is not None and not math.isnan(h.low) and not math.isnan(h.high)]
     if ranges:
-        parts.append(f"{sides[0][0].confidence:.0%} sure: {', then '.join(ranges)} of 100")
+        parts.append(f"{level(sides[0][0].confidence)} sure: {', then '.join(ranges)} of 100")
     known = [h for _, h in sides if h is not None and not math.isnan(h.baseline)]
     if known:
         parts.append(f"{known[-1].baseline_words} {_short(known[-1].baseline)}")
