@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from carbide.models._files import one_line
 from carbide.types import Array, InputError, Rng, Space
 
 ANSWERS = ("probabilities", "logits", "labels")
@@ -54,7 +55,7 @@ def numbers(raw: Any, name: str) -> Array:
     try:
         out = np.asarray(raw)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{name} answers something that is no array ({error}); answer one row of {', '.join(ANSWERS)} a row") from error
+        raise InputError(f"{name} answers something that is no array ({one_line(error)}); answer one row of {', '.join(ANSWERS)} a row") from error
     if out.dtype == bool:
         out = out.astype(np.int64)
     if not (np.issubdtype(out.dtype, np.integer) or np.issubdtype(out.dtype, np.floating)):

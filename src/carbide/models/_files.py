@@ -33,10 +33,16 @@ def read_bytes(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"model {path} cannot be read ({getattr(error, 'strerror', None) or error}); check the path") from error
+        raise InputError(f"model {path} cannot be read ({getattr(error, 'strerror', None) or one_line(error)}); check the path") from error
     if not blob:
         raise InputError(f"model {path} is empty; save the model again")
     return blob
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what a library says, short enough for one sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
 
 
 def by_suffix(path: Path) -> str:
@@ -115,7 +121,7 @@ def check_zip(blob: bytes, name: str) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, IndexError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{name} is a broken archive ({error}); save the model again and give the new file") from error
+        raise InputError(f"{name} is a broken archive ({one_line(error)}); save the model again and give the new file") from error
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int, name: str) -> None:
@@ -143,7 +149,7 @@ def read_json(path: Path, what: str) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{what} {path} cannot be read ({getattr(error, 'strerror', None) or error}); give a JSON file") from error
+        raise InputError(f"{what} {path} cannot be read ({getattr(error, 'strerror', None) or one_line(error)}); give a JSON file") from error
     if not isinstance(value, dict):
         raise InputError(f'{what} {path} holds a {type(value).__name__}, not a mapping; write it as {{"name": value}}')
     return value

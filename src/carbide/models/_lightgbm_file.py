@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from carbide.models._files import one_line
 from carbide.models._sound import check_tree, damaged
 from carbide.types import InputError
 
@@ -26,7 +27,7 @@ def check_lightgbm(text: str, name: str) -> str:
     except InputError:
         raise
     except (KeyError, ValueError, IndexError, OverflowError) as error:
-        raise damaged(name, f"it is no whole LightGBM model ({type(error).__name__}: {error})") from error
+        raise damaged(name, f"it is no whole LightGBM model ({type(error).__name__}: {one_line(error)})") from error
 
 
 def _check_text(text: str, name: str) -> str:

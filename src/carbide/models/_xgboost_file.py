@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from carbide.models._files import one_line
 from carbide.models._sound import check_tree, damaged
 from carbide.types import InputError
 
@@ -28,7 +29,7 @@ def check_xgboost(blob: bytes, name: str) -> None:
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError, RecursionError, struct.error, UnicodeDecodeError) as error:
-        raise damaged(name, f"it is no whole XGBoost model ({type(error).__name__}: {error})") from error
+        raise damaged(name, f"it is no whole XGBoost model ({type(error).__name__}: {one_line(error)})") from error
 
 
 def read_document(blob: bytes, name: str) -> Any:

@@ -28,6 +28,7 @@ class BoosterClassifier:
     classes: int
     objective: str
     n_features_in_: int
+    linear: bool = False
 
     @property
     def classes_(self) -> Array:
@@ -39,11 +40,18 @@ class BoosterClassifier:
         if self.library == "lightgbm":
             out = np.asarray(self.booster.predict(x, num_threads=1))
         else:
-            out = np.asarray(self.booster.inplace_predict(np.asarray(x), iteration_range=_rounds(self.booster), validate_features=False,
-                                                          predict_type="value" if self.objective in XGBOOST_PROBABILITIES else "margin"))  # fmt: skip
+            out = self._xgboost(np.asarray(x), margins=self.objective not in XGBOOST_PROBABILITIES)
             if self.objective not in XGBOOST_PROBABILITIES:
                 return _from_margins(out, self.classes)
         return np.vstack((1.0 - out, out)).T if out.ndim == 1 else out
+
+    def _xgboost(self, x: Array, *, margins: bool) -> Array:
+        if self.linear:  # XGBoost's linear booster reads its own matrices only
+            from xgboost import DMatrix
+
+            return np.asarray(self.booster.predict(DMatrix(x, nthread=1), output_margin=margins, validate_features=False))
+        kind = "margin" if margins else "value"
+        return np.asarray(self.booster.inplace_predict(x, iteration_range=_rounds(self.booster), validate_features=False, predict_type=kind))
 
     def predict(self, x: Array) -> Array:
         """The likeliest class of each row ``(n,)``."""
@@ -63,7 +71,10 @@ def xgboost_classifier(booster: Any) -> BoosterClassifier:
             f"the XGBoost model's objective is {objective!r}, which gives no class probabilities; train with binary:logistic or multi:softprob"
         )
     classes = max(2, int(learner["learner_model_param"]["num_class"]))
-    return BoosterClassifier(booster=booster, library="xgboost", classes=classes, objective=objective, n_features_in_=booster.num_features())
+    linear = learner["gradient_booster"]["name"] == "gblinear"
+    return BoosterClassifier(
+        booster=booster, library="xgboost", classes=classes, objective=objective, n_features_in_=booster.num_features(), linear=linear
+    )
 
 
 def lightgbm_classifier(booster: Any) -> BoosterClassifier:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from carbide.models._answers import check_answers, detect, probe_rows, to_probabilities
+from carbide.models._files import one_line
 from carbide.types import BLACK_BOX, Access, Array, InputError, Space, digest, rng_for
 
 
@@ -66,7 +67,7 @@ class CallableModel:
             raise
         except Exception as error:
             raise InputError(
-                f"{self.name} failed on rows of shape {x.shape} ({type(error).__name__}: {error}); make it take (n, *{self.space.shape})"
+                f"{self.name} failed on rows of shape {x.shape} ({type(error).__name__}: {one_line(error)}); make it take (n, *{self.space.shape})"
             ) from error
 
     def predict(self, x: Array) -> Array:
@@ -130,4 +131,6 @@ def resolve(address: str) -> Any:
     try:
         return functools.reduce(getattr, name.split("."), importlib.import_module(module_name))
     except Exception as error:  # the user's module may fail with anything while it is imported
-        raise InputError(f"{address!r} cannot be imported ({type(error).__name__}: {error}); write it as package.module:function") from error
+        raise InputError(
+            f"{address!r} cannot be imported ({type(error).__name__}: {one_line(error)}); write it as package.module:function"
+        ) from error

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from carbide.models._answers import OUTPUTS_OF
-from carbide.models._files import by_content, by_suffix, read_bytes
+from carbide.models._files import by_content, by_suffix, one_line, read_bytes
 from carbide.models.callables import CallableModel, resolve
 from carbide.models.estimators import EstimatorModel, class_columns
 from carbide.models.packing import allow_factory
@@ -318,7 +318,7 @@ def _try_estimator(model: EstimatorModel, name: str) -> None:
         raise
     except Exception as error:
         raise InputError(
-            f"{name} fails on rows of shape {rows.shape[1:]} ({type(error).__name__}: {error}); give the data and space it was trained with"
+            f"{name} fails on rows of shape {rows.shape[1:]} ({type(error).__name__}: {one_line(error)}); give the data and space it was trained with"
         ) from error
     check_probabilities(answers, rows=len(rows), classes=model.classes)
 
@@ -333,7 +333,7 @@ def _check_fitted(estimator: Any, name: str) -> None:
     except NotFittedError as error:
         raise InputError(f"{name} is not fitted; call fit first, or give it as the recipe") from error
     except TypeError as error:
-        raise InputError(f"{name} is no fitted classifier ({error}); give one") from error
+        raise InputError(f"{name} is no fitted classifier ({one_line(error)}); give one") from error
 
 
 def _check_names(estimator: Any, space: Space, name: str) -> None:

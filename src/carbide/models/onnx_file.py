@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from carbide.models._answers import check_answers, detect, probe_rows, to_probabilities
+from carbide.models._files import one_line
 from carbide.models._sound import check_tree, damaged
 from carbide.types import BLACK_BOX, Access, Array, InputError, Space, digest, rng_for
 
@@ -63,7 +64,7 @@ class OnnxModel:
         try:
             return onnxruntime.InferenceSession(self.blob, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise InputError(f"{self.name} cannot be run by onnxruntime ({_short(error)}); export the model again") from error
+            raise InputError(f"{self.name} cannot be run by onnxruntime ({one_line(error)}); export the model again") from error
 
     @property
     def access(self) -> Access:
@@ -111,7 +112,7 @@ class OnnxModel:
             try:
                 raw = self.session.run([self.output], {name: filled})[0]
             except Exception as error:
-                raise InputError(f"{self.name} fails on rows of shape {row} ({_short(error)}); export the model again") from error
+                raise InputError(f"{self.name} fails on rows of shape {row} ({one_line(error)}); export the model again") from error
             parts.append(self._array(raw)[: len(part)])
         return np.concatenate(parts)
 
@@ -180,7 +181,7 @@ def check_onnx(blob: bytes, name: str, folder: Path | None) -> bytes:
     except InputError:
         raise
     except Exception as error:  # protobuf, checker and numpy each raise their own kinds on broken graphs
-        raise InputError(f"{name} is no valid ONNX graph ({_short(error)}); export the model again") from error
+        raise InputError(f"{name} is no valid ONNX graph ({one_line(error)}); export the model again") from error
 
 
 def _messages(message: Any) -> Iterator[Any]:
@@ -265,8 +266,3 @@ def _input_width(model: Any) -> int:
     """The features of a row that reaches a tree: known where the graph says so, else unbounded but positive."""
     sizes = [dim.dim_value for item in model.graph.input for dim in item.type.tensor_type.shape.dim[1:] if dim.dim_value > 0]
     return int(np.prod(sizes)) if sizes else 1 << 31
-
-
-def _short(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:140]

@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from carbide.models._files import one_line
 from carbide.types import InputError
 
 _ADDRESS = re.compile(r"(carbide(?:\._?[a-z][a-z0-9_]*)+):([A-Za-z][A-Za-z0-9_]*)")
@@ -60,7 +61,7 @@ def unpack(packed: Mapping[str, Any]) -> Any:
         return cls.from_state(dict(packed["state"]))  # type: ignore[attr-defined]
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
-            f"stored model {packed['class']} cannot be rebuilt ({type(error).__name__}: {error}); delete the step and run again"
+            f"stored model {packed['class']} cannot be rebuilt ({type(error).__name__}: {one_line(error)}); delete the step and run again"
         ) from error
 
 

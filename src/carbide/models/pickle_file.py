@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from carbide.models._files import LIMIT
+from carbide.models._files import LIMIT, one_line
 from carbide.models._pickle_globals import ALLOWED, WRAPPER
 from carbide.models._sound import check_estimator
 from carbide.models.pickle_scan import scan_pickle
@@ -42,7 +42,7 @@ def load_pickle(blob: bytes, name: str) -> Any:
         raise
     except Exception as error:
         raise InputError(
-            f"{name} is no whole pickle of an estimator ({type(error).__name__}: {error}); save the model again, with skops if you can"
+            f"{name} is no whole pickle of an estimator ({type(error).__name__}: {one_line(error)}); save the model again, with skops if you can"
         ) from error
     return estimator
 
@@ -65,7 +65,7 @@ def unpacked(blob: bytes, name: str) -> bytes:
     except (zlib.error, OSError, lzma.LZMAError, EOFError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{name} is a broken compressed file ({error}); save the model again") from error
+        raise InputError(f"{name} is a broken compressed file ({one_line(error)}); save the model again") from error
     if blob[:2] == b"ZF" or blob[:4] == b"\x04\x22\x4d\x18":
         raise InputError(f"{name} is packed in a way that Carbide does not read; save it with skops, or with joblib.dump without compress")
     return blob

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from carbide.models._files import one_line
 from carbide.models._pickle_globals import ALLOWED, BIT_GENERATORS, CLASSES, FUNCTIONS, WRAPPER
 from carbide.types import InputError
 
@@ -69,7 +70,9 @@ def scan_pickle(blob: bytes, name: str) -> Scan:
     except _Refusal as refusal:
         raise InputError(f"{name} {refusal}; do not load it, ask for the model in a safe format (skops, ONNX)") from refusal
     except Exception as error:  # pickletools raises many kinds on bytes that are no pickle
-        raise InputError(f"{name} is no whole pickle ({type(error).__name__}: {error}); save the model again, with skops if you can") from error
+        raise InputError(
+            f"{name} is no whole pickle ({type(error).__name__}: {one_line(error)}); save the model again, with skops if you can"
+        ) from error
     return Scan(names=frozenset(machine.names), stream=machine.stream())
 
 

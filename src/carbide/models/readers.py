@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from carbide.models._files import one_line
 from carbide.models._lightgbm_file import check_lightgbm
 from carbide.models._xgboost_file import check_xgboost
 from carbide.models.boosters import lightgbm_classifier, xgboost_classifier
@@ -39,14 +40,14 @@ def _read_xgboost(blob: bytes, name: str) -> Any:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{name} is no model that XGBoost {xgboost.__version__} reads ({_first_line(error)}); save the model again") from error
+        raise InputError(f"{name} is no model that XGBoost {xgboost.__version__} reads ({one_line(error)}); save the model again") from error
 
 
 def _read_lightgbm(blob: bytes, name: str) -> Any:
     try:
         text = check_lightgbm(blob.decode(), name)
     except UnicodeDecodeError as error:
-        raise InputError(f"{name} is no LightGBM text file ({error}); save the model again with booster.save_model") from error
+        raise InputError(f"{name} is no LightGBM text file ({one_line(error)}); save the model again with booster.save_model") from error
     try:
         import lightgbm
     except ImportError as error:
@@ -56,9 +57,4 @@ def _read_lightgbm(blob: bytes, name: str) -> Any:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{name} is no model that LightGBM {lightgbm.__version__} reads ({_first_line(error)}); save the model again") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[-160:]
+        raise InputError(f"{name} is no model that LightGBM {lightgbm.__version__} reads ({one_line(error)}); save the model again") from error

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from carbide.models._files import read_json
+from carbide.models._files import one_line, read_json
 from carbide.models.estimators import EstimatorRecipe
 from carbide.types import InputError, Recipe, Space
 
@@ -40,10 +40,10 @@ SCALED = ("logistic_regression", "mlp", "nearest_neighbors")  # these see standa
 ALIASES: dict[str, dict[str, str]] = {
     "xgboost": {"eta": "learning_rate", "lambda": "reg_lambda", "alpha": "reg_alpha", "nthread": "n_jobs", "seed": "random_state",
                 "min_split_loss": "gamma", "num_boost_round": "n_estimators", "num_round": "n_estimators"},
-    "lightgbm": {"eta": "learning_rate", "shrinkage_rate": "learning_rate", "lambda_l1": "reg_alpha", "lambda_l2": "reg_lambda",
+    "lightgbm": {"eta": "learning_rate", "lambda_l1": "reg_alpha", "lambda_l2": "reg_lambda",
                  "seed": "random_state", "num_threads": "n_jobs", "num_iterations": "n_estimators", "num_boost_round": "n_estimators",
-                 "num_trees": "n_estimators", "feature_fraction": "colsample_bytree", "bagging_fraction": "subsample", "bagging_freq": "subsample_freq",
-                 "boosting": "boosting_type",
+                 "num_trees": "n_estimators", "feature_fraction": "colsample_bytree", "bagging_fraction": "subsample",
+                 "bagging_freq": "subsample_freq", "boosting": "boosting_type",
                  "min_data_in_leaf": "min_child_samples", "min_sum_hessian_in_leaf": "min_child_weight", "min_gain_to_split": "min_split_gain"},
 }  # fmt: skip
 FURTHER = {"lightgbm": ("deterministic", "force_row_wise", "force_col_wise", "verbose", "max_bin", "is_unbalance", "scale_pos_weight", "path_smooth",
@@ -149,7 +149,7 @@ def _validate(estimator: Any, name: str) -> None:
     try:
         estimator._validate_params()
     except (ValueError, TypeError) as error:
-        raise InputError(f"estimator {name}: {error}") from error
+        raise InputError(f"estimator {name}: {one_line(error)}") from error
 
 
 def _live(estimator: Any) -> Recipe:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from carbide.models._answers import ANSWERS, check_answers, probe_rows, to_probabilities
+from carbide.models._files import one_line
 from carbide.types import BLACK_BOX, Access, Array, InputError, Space, digest, rng_for
 
 
@@ -159,10 +160,10 @@ class HttpModel:
                     f"{self.url} did not answer within {self.timeout:g} seconds; raise timeout, send smaller batches or check the endpoint"
                 ) from error
             except httpx.TransportError as error:
-                said = f"cannot be reached ({error})"
+                said = f"cannot be reached ({one_line(error)})"
                 continue
             except httpx.HTTPError as error:
-                raise InputError(f"{self.url} answers something that is not HTTP ({error}); check the address") from error
+                raise InputError(f"{self.url} answers something that is not HTTP ({one_line(error)}); check the address") from error
             if status < 500:
                 self.counter.rows += len(x)
                 return self._body(status, raw)

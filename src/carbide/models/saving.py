@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from carbide.models._files import read_bytes, read_json
+from carbide.models._files import one_line, read_bytes, read_json
 from carbide.models.boosters import booster_of
 from carbide.models.callables import CallableModel
 from carbide.models.estimators import EstimatorModel
@@ -121,7 +121,9 @@ def _decoded(blob: bytes, path: Path, reader: Any) -> Any:
     except InputError:
         raise
     except Exception as error:  # broken archives fail in many ways
-        raise InputError(f"{path} is no whole file of Carbide ({type(error).__name__}: {error}); run the plan again into this folder") from error
+        raise InputError(
+            f"{path} is no whole file of Carbide ({type(error).__name__}: {one_line(error)}); run the plan again into this folder"
+        ) from error
 
 
 def _readme(model: Model, kind: str | None) -> bytes:

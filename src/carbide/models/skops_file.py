@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from carbide.models._files import check_zip
+from carbide.models._files import check_zip, one_line
 from carbide.models._sound import check_estimator
 from carbide.types import InputError
 
@@ -60,7 +60,9 @@ def load_skops(blob: bytes, name: str) -> Any:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{name} is no whole skops file ({type(error).__name__}: {error}); save the model again and give the new file") from error
+        raise InputError(
+            f"{name} is no whole skops file ({type(error).__name__}: {one_line(error)}); save the model again and give the new file"
+        ) from error
     return estimator
 
 
@@ -74,7 +76,9 @@ def dump_skops(estimator: Any) -> bytes:
     try:
         blob = sio.dumps(estimator)
     except Exception as error:
-        raise InputError(f"{type(estimator).__name__} cannot be stored without pickles ({error}); use a model of scikit-learn's own types") from error
+        raise InputError(
+            f"{type(estimator).__name__} cannot be stored without pickles ({one_line(error)}); use a model of scikit-learn's own types"
+        ) from error
     untrusted = sorted(set(sio.get_untrusted_types(data=blob)) - set(TRUSTED))
     if untrusted:
         raise InputError(f"{type(estimator).__name__} holds types that a safe file cannot hold: {', '.join(untrusted)}; use scikit-learn's own types")

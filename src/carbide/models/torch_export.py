@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from carbide.models._files import check_zip
+from carbide.models._files import check_zip, one_line
 from carbide.types import InputError
 
 # Operations that map tensors to tensors and touch nothing else, by name; each of their overloads is allowed.
@@ -92,7 +92,9 @@ def load_export(blob: bytes, name: str) -> ExportedGraph:
     except InputError:
         raise
     except Exception as error:  # whatever is missing or of another kind in foreign JSON
-        raise InputError(f"{name} is no whole exported program ({type(error).__name__}: {error}); export it again with torch.export.save") from error
+        raise InputError(
+            f"{name} is no whole exported program ({type(error).__name__}: {one_line(error)}); export it again with torch.export.save"
+        ) from error
 
 
 def _inner(path: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from carbide.models._files import check_zip
+from carbide.models._files import check_zip, one_line
 from carbide.models.torch_net import TorchModel, load_weights, make_module, put_tensors
 from carbide.types import InputError, Space
 
@@ -47,7 +47,7 @@ def read_state_dict(blob: bytes, name: str) -> dict[str, Tensor]:
         found = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on bytes that it did not write
         raise InputError(
-            f"{name} is no state dict that can be read without running code ({_short(error)}); save module.state_dict() as safetensors"
+            f"{name} is no state dict that can be read without running code ({one_line(error)}); save module.state_dict() as safetensors"
         ) from error
     for key in NESTED:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
@@ -55,7 +55,3 @@ def read_state_dict(blob: bytes, name: str) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not found or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
         raise InputError(f"{name} holds a {type(found).__name__} and not named tensors; save module.state_dict()")
     return {key.removeprefix("module."): tensor for key, tensor in found.items()}
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from carbide.models._answers import detect, probe_rows
+from carbide.models._files import one_line
 from carbide.models._fingerprint import fingerprint
 from carbide.models.callables import resolve
 from carbide.models.packing import allow_factory, check_allowed
@@ -144,7 +145,7 @@ def load_weights(module: nn.Module, blob: bytes, *, name: str) -> None:
     try:
         tensors = load(blob)
     except Exception as error:  # safetensors and torch raise their own kinds on broken bytes
-        raise InputError(f"{name} is no whole safetensors file ({error}); save the weights again") from error
+        raise InputError(f"{name} is no whole safetensors file ({one_line(error)}); save the weights again") from error
     put_tensors(module, tensors, name=name)
 
 
@@ -200,7 +201,7 @@ def probe_outputs(model: TorchModel, answers: str) -> TorchModel:
             out = model.module(model.tensor(x))
     except Exception as error:  # a foreign module may fail with anything
         raise InputError(
-            f"{name} fails on rows of shape {x.shape[1:]} ({type(error).__name__}: {error}); give the data and space it was trained with"
+            f"{name} fails on rows of shape {x.shape[1:]} ({type(error).__name__}: {one_line(error)}); give the data and space it was trained with"
         ) from error
     if not isinstance(out, Tensor) or out.shape != (len(x), model.classes):
         said = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
@@ -242,7 +243,7 @@ def make_module(factory: Any, options: Mapping[str, Any]) -> nn.Module:
         module = made(**options)
     except (TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
         raise InputError(
-            f"factory {_address(factory) or factory!r} failed with options {dict(options)} ({error}); give the options it takes"
+            f"factory {_address(factory) or factory!r} failed with options {dict(options)} ({one_line(error)}); give the options it takes"
         ) from error
     if not isinstance(module, nn.Module):
         raise InputError(f"factory {factory!r} made a {type(module).__name__}, not a torch.nn.Module; return the module")
