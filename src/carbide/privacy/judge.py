@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from carbide.privacy._pictures import at_risk, roc_figure
+from carbide.privacy._pictures import at_risk, risk_figure, roc_figure
 from carbide.privacy.statement import privacy_of, stated_by
 from carbide.privacy.trials import Game, Trial, play, set_up
 from carbide.registry import Method
@@ -160,7 +160,8 @@ def _section(court: _Court, findings: list[Finding], trials: Mapping[str, Trial]
     _must_hold(court, findings)
     ordered = _worst_first(findings)
     risk = at_risk(trials[ordered[0].method], court.game.records.ids)
-    ordered[0] = replace(ordered[0], headline=True, note=f"{ordered[0].note}{_named(risk)}")
+    said = _named(risk) if court.game.shadows is not None else ""
+    ordered[0] = replace(ordered[0], headline=True, note=f"{ordered[0].note}{said}")
     evidence: dict[str, Array] = {"members": next(iter(trials.values())).members, "own_members": court.game.inside, "ids": court.game.records.ids,
                                   "shadow_accuracy": court.game.accuracy, **risk}  # fmt: skip
     for name, trial in trials.items():
@@ -168,7 +169,8 @@ def _section(court: _Court, findings: list[Finding], trials: Mapping[str, Trial]
         evidence |= {} if trial.own is None else {f"{name}_own": trial.own}
     statement = privacy_of(court.case.model) if court.case.recipe is None else stated_by(court.case.recipe)
     picture = roc_figure(trials, statement, rng_for(court.case.seed, "privacy", "figure"))
-    return replace(empty, findings=tuple(ordered), figures=(picture,), evidence=evidence)
+    pictures = (picture, risk_figure(risk)) if court.game.shadows is not None and len(risk["at_risk_ids"]) else (picture,)
+    return replace(empty, findings=tuple(ordered), figures=pictures, evidence=evidence)
 
 
 def _worst_first(findings: list[Finding]) -> list[Finding]:
