@@ -1,6 +1,6 @@
 """The house itself: import times, the demo's time, the same bytes for the same seed, and kills at random moments.
 
-    python -m benchmarks.house [--kills 20] [--story all]
+python -m benchmarks.house [--kills 20] [--story all]
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def results_in(folder: Path) -> dict[str, bytes]:
 
 def kill_and_resume(folder: Path, wait: float) -> int | None:
     """Start the demo in the folder, kill its whole process group after ``wait`` seconds; None if it ended before that."""
-    process = subprocess.Popen([*CARBIDE, "demo", "--out", str(folder), "--quiet"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*CARBIDE, "demo", "--out", str(folder), "--quiet"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         process.wait(wait)
         return process.returncode
@@ -106,7 +108,11 @@ def main() -> None:
     rows.append({"what": "carbide demo, three stories", "measured": f"{cold:.0f} s, again {warm:.0f} s", "to reach": "under 120 s"})
     rows.append({"what": "same seed twice", "measured": "byte-identical" if truth == again else "DIFFERENT", "to reach": "byte-identical"})
     rows.append(kills(options.kills, truth, warm, seed=0))
-    record("The house", rows, protocol="Medians of 15 starts; the demo is run twice from nothing, then killed with its whole process group at uniformly random moments.")
+    record(
+        "The house",
+        rows,
+        protocol="Medians of 15 starts; the demo is run twice from nothing, then killed with its whole process group at uniformly random moments.",
+    )
 
 
 if __name__ == "__main__":

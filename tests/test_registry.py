@@ -58,7 +58,8 @@ def test_a_new_file_is_a_new_method_everywhere(toy, tmp_path):
     evasion = plan_schema()["properties"]["threats"]["items"]["properties"]["evasion"]
     assert evasion["properties"]["audit"]["properties"]["toy"]["properties"]["share"] == {"type": "number", "default": 1.0}
     script = tmp_path / "use.py"
-    script.write_text(textwrap.dedent(f"""
+    script.write_text(
+        textwrap.dedent(f"""
         import carbide.evasion.audit as room
         room.__path__.append({str(tmp_path)!r})
         import json
@@ -69,7 +70,8 @@ def test_a_new_file_is_a_new_method_everywhere(toy, tmp_path):
         report = carbide.audit(LogisticRegression(max_iter=500).fit(x, y), (x, y), threats=[{{"evasion": {{"eps": 0.3, "audit": ["toy"]}}}}], quiet=True)
         print(json.dumps([f.method for f in report.results.plain.sections[0].findings]))
         print("toy" in report.save({str(tmp_path / "run")!r}).read_text())
-    """))
+    """)
+    )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     methods, in_page = done.stdout.strip().splitlines()[-2:]
     assert any("toy" in method for method in json.loads(methods))
@@ -108,7 +110,9 @@ def test_a_broken_method_file_is_not_hidden(monkeypatch, tmp_path):
 
 
 def test_importing_carbide_loads_nothing_heavy():
-    code = "import sys, carbide, carbide.cli; print([m for m in ('torch', 'sklearn', 'xgboost', 'scipy', 'matplotlib', 'pandas') if m in sys.modules])"
+    code = (
+        "import sys, carbide, carbide.cli; print([m for m in ('torch', 'sklearn', 'xgboost', 'scipy', 'matplotlib', 'pandas') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert Path(registry.__file__).exists()

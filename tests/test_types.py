@@ -5,7 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from carbide.types import Access, Backdoor, FeatureBudget, Flips, InputError, Kind, Linear, LpBall, PriceTable, Queries, Space, decide, digest, rng_for
+from carbide.types import (
+    Access,
+    Backdoor,
+    FeatureBudget,
+    Flips,
+    InputError,
+    Kind,
+    Linear,
+    LpBall,
+    PriceTable,
+    Queries,
+    Space,
+    decide,
+    digest,
+    rng_for,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +55,9 @@ def test_binary_decisions_use_the_threshold_and_others_the_largest():
 
 def test_digests_depend_on_value_type_and_shape():
     x = np.arange(6.0)
-    seen = [digest(v) for v in (x, x.reshape(2, 3), x.astype(np.float32), 1, 1.0, True, "1", None, [1], {"a": 1}, {"a": "1"}, LpBall(eps=1), Kind.REAL)]
+    seen = [
+        digest(v) for v in (x, x.reshape(2, 3), x.astype(np.float32), 1, 1.0, True, "1", None, [1], {"a": 1}, {"a": "1"}, LpBall(eps=1), Kind.REAL)
+    ]
     assert len(set(seen)) == len(seen)
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     with pytest.raises(TypeError, match="cannot hash"):
@@ -49,7 +66,7 @@ def test_digests_depend_on_value_type_and_shape():
 
 def test_streams_depend_on_seed_and_labels_only():
     assert rng_for(0, "a", 1).integers(2**60) == rng_for(0, "a", 1).integers(2**60)
-    assert len({int(rng_for(s, l).integers(2**60)) for s in (0, 1) for l in ("a", "b")}) == 4
+    assert len({int(rng_for(s, label).integers(2**60)) for s in (0, 1) for label in ("a", "b")}) == 4
 
 
 def test_access_in_words():

@@ -17,20 +17,72 @@ __version__ = "0.1.0"
 _HOME = {
     "audit": "carbide.api", "harden": "carbide.api", "prove": "carbide.api", "load_model": "carbide.api", "load_data": "carbide.api", "run": "carbide.api",
     "Plan": "carbide.plan", "Report": "carbide.pipeline",
-    **{name: "carbide.types" for name in (
-        "Access", "Backdoor", "Bracket", "CarbideError", "Certificate", "Dataset", "Decision", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall",
-        "Membership", "OperatingPoint", "Outcome", "Poison", "Price", "PriceTable", "Queries", "Space", "Splits", "Threat", "UnsoundError")},
+    **dict.fromkeys(("Access", "Backdoor", "Bracket", "CarbideError", "Certificate", "Dataset", "Decision", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall", "Membership", "OperatingPoint", "Outcome", "Poison", "Price", "PriceTable", "Queries", "Space", "Splits", "Threat", "UnsoundError"), "carbide.types"),
 }  # fmt: skip
 
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "Access",
+    "Backdoor",
+    "Bracket",
+    "CarbideError",
+    "Certificate",
+    "Dataset",
+    "Decision",
+    "FeatureBudget",
+    "Finding",
+    "Flips",
+    "InputError",
+    "LpBall",
+    "Membership",
+    "OperatingPoint",
+    "Outcome",
+    "Plan",
+    "Poison",
+    "Price",
+    "PriceTable",
+    "Queries",
+    "Report",
+    "Space",
+    "Splits",
+    "Threat",
+    "UnsoundError",
+    "__version__",
+    "audit",
+    "harden",
+    "load_data",
+    "load_model",
+    "prove",
+    "run",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from carbide.api import audit, harden, load_data, load_model, prove, run
     from carbide.pipeline import Report
     from carbide.plan import Plan
     from carbide.types import (
-        Access, Backdoor, Bracket, CarbideError, Certificate, Dataset, Decision, FeatureBudget, Finding, Flips, InputError, LpBall,
-        Membership, OperatingPoint, Outcome, Poison, Price, PriceTable, Queries, Space, Splits, Threat, UnsoundError,
+        Access,
+        Backdoor,
+        Bracket,
+        CarbideError,
+        Certificate,
+        Dataset,
+        Decision,
+        FeatureBudget,
+        Finding,
+        Flips,
+        InputError,
+        LpBall,
+        Membership,
+        OperatingPoint,
+        Outcome,
+        Poison,
+        Price,
+        PriceTable,
+        Queries,
+        Space,
+        Splits,
+        Threat,
+        UnsoundError,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ as the recipe that the next threat's defences wrap. The final audit uses other r
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -135,7 +135,9 @@ def _measure(case: Case, ask: Ask, name: str, method: Method | None, recipe: Rec
     trial = replace(case, model=model, recipe=recipe, seed=case.seed + 7919,
                     data=Splits(train=case.data.train, validation=case.data.validation, test=case.data.validation))  # fmt: skip
     section: Section = audit_case(trial, [ask], quick=True)[0]
-    return _Candidate(name=name, method=method, recipe=recipe, model=model, clean=clean_metric(case, model)[1], danger=section.headline(), training=training)
+    return _Candidate(
+        name=name, method=method, recipe=recipe, model=model, clean=clean_metric(case, model)[1], danger=section.headline(), training=training
+    )
 
 
 def _best(candidates: list[_Candidate], floor: float) -> _Candidate:

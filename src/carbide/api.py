@@ -100,7 +100,7 @@ def job_of(plan: Plan, base: Path, *, title: str, resolved: Mapping[str, Any], t
     model = None if plan.model is None else load(_at(plan.model, base), space=space, classes=classes, trust=trust)
     asks = tuple(make_ask(entry, space=space, base=base, prices=prices) for entry in plan.threats)
     return Job(title=title, data=splits, asks=asks, model=model, recipe=recipe, point=plan.point(), budget=plan.budget(), gate=plan.gate, seed=plan.seed,
-               plan=resolved, notes=notes)  # fmt: skip
+               plan=resolved, notes=notes, positives=plan.data.positives)  # fmt: skip
 
 
 def _plan_data(plan: Plan, base: Path) -> tuple[Splits, tuple[str, ...], PriceTable | None]:
@@ -114,7 +114,7 @@ def _plan_data(plan: Plan, base: Path) -> tuple[Splits, tuple[str, ...], PriceTa
     if source in CASES:
         loaded = load(source, seed=plan.seed, rows=spec.rows)
         return loaded.splits, tuple(loaded.notes), builtin_prices(source)
-    given = spec.model_dump(exclude_defaults=True, exclude={"source", "train", "options"}) | spec.options
+    given = spec.model_dump(exclude_defaults=True, exclude={"source", "train", "options", "positives"}) | spec.options
     for key in ("test", "space"):
         if isinstance(given.get(key), str):
             given[key] = _path(given[key], base)

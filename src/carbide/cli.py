@@ -127,7 +127,9 @@ def verify(run: Annotated[Path, typer.Argument(help="The folder of a finished ru
 
     checks = verify_run(run)
     for check in checks:
-        say(f"{'agrees' if check.agrees else 'DIFFERS'}  {check.phase}: {check.metric} {check.reported:.6g}, from the evidence {check.recomputed:.6g}")
+        say(
+            f"{'agrees' if check.agrees else 'DIFFERS'}  {check.phase}: {check.metric} {check.reported:.6g}, from the evidence {check.recomputed:.6g}"
+        )
     if not all(check.agrees for check in checks):
         say("The report does not follow from its evidence: do not rely on it; run the plan again")
         raise typer.Exit(1)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -52,10 +51,11 @@ class Job:
     recipe: Recipe | None = None
     point: OperatingPoint | None = None
     budget: Budget = field(default_factory=Budget)
-    gate: Mapping[str, str] = field(default_factory=dict)
+    gate: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     plan: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    positives: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -200,7 +200,9 @@ def _timings(run: Run, case: Case, final: Case, hardened: Hardened | None) -> Ti
     training = {PLAIN: steps.get(f"train {PLAIN}", 0.0)}
     if hardened is not None:
         training[HARDENED] = max((line["seconds"] for line in logged if line["file"] == hardened.training), default=training[PLAIN])
-    return Timings(steps=steps, latency=latency, training=training, machine=f"{platform.machine()}, {cores()} cores, Python {platform.python_version()}")
+    return Timings(
+        steps=steps, latency=latency, training=training, machine=f"{platform.machine()}, {cores()} cores, Python {platform.python_version()}"
+    )
 
 
 def _latency(model: Model, case: Case) -> Latency:
@@ -222,11 +224,14 @@ def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timin
     from carbide.report.gate import judge_gate, parse_gate
 
     parts = {"train": len(job.data.train), "validation": len(job.data.validation), "test": len(job.data.test)}
-    data = DataFacts(name=job.data.test.name, rows=parts, classes=job.data.test.class_names, features=int(np.prod(job.data.test.space.shape)), notes=job.notes)
+    data = DataFacts(name=job.data.test.name, rows=parts, classes=job.data.test.class_names, features=int(np.prod(job.data.test.space.shape)), notes=job.notes,
+                     positives=job.positives)  # fmt: skip
     warnings = [*_worse(phases)]
     if hardened is not None:
         if not hardened.changed:
-            warnings.append(f"no defence within an accuracy loss of {job.budget.accuracy_loss:.1%} was safer than the plain model; allow more loss or other defences")
+            warnings.append(
+                f"no defence within an accuracy loss of {job.budget.accuracy_loss:.1%} was safer than the plain model; allow more loss or other defences"
+            )
         warnings += [f"defence {s.method} was not tried: {s.reason}" for s in hardened.skipped]
     results = Results(title=job.title, plan=job.plan, seed=job.seed, versions=versions(), data=data, phases=tuple(phases),
                       options=hardened.options if hardened else (), not_tested=_not_tested(job, phases), warnings=tuple(warnings),
@@ -274,7 +279,7 @@ def versions() -> dict[str, str]:
 def write_run(report: Report, folder: Path) -> None:
     """Write a run folder: plan.yaml, results.json, timings.json, evidence/, the models and report.html, each whole."""
     from carbide.report.html import write_html
-    from carbide.report.results_json import write_results
+    from carbide.report.results_json import write_results, write_timings
 
     results = report.results
     for phase in results.phases:
@@ -282,7 +287,7 @@ def write_run(report: Report, folder: Path) -> None:
             write_whole(folder / "evidence" / f"{phase.name}-{number}-{section.room}.npz", encode(section))
     write_whole(folder / "plan.yaml", yaml.safe_dump(dict(results.plan), sort_keys=False).encode())
     _save_models(report, folder)
-    write_whole(folder / "timings.json", json.dumps(_plain(report.timings), indent=1, sort_keys=True).encode())
+    write_timings(report.timings, folder / "timings.json")
     write_results(results, folder / "results.json")
     write_html(results, report.timings, folder / "report.html")
 
@@ -299,11 +304,6 @@ def _save_models(report: Report, folder: Path) -> None:
     if report.results.hardened is not None:
         save_model(report.model, folder / "hardened")
         write_whole(folder / "hardened" / "card.md", model_card(report.results).encode())
-
-
-def _plain(timings: Timings) -> dict[str, Any]:
-    return {"steps": dict(timings.steps), "latency": {k: {"p50": v.p50, "p99": v.p99} for k, v in timings.latency.items()},
-            "training": dict(timings.training), "machine": timings.machine}  # fmt: skip
 
 
 def read_sections(folder: Path) -> dict[str, list[Section]]:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from carbide import registry
 from carbide._audit import Ask
 from carbide._harden import Budget
+from carbide.report.gate import parse_gate
 from carbide.types import Backdoor, FeatureBudget, Flips, InputError, LpBall, Membership, OperatingPoint, PriceTable, Queries, Space, Threat
 
 NORMS = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
@@ -54,6 +55,7 @@ class DataPlan(_Strict):
     fill: str | float | None = Field(None, description="what missing numbers become: median, a number, or keep")
     rows: int | None = Field(None, gt=0, description="use at most so many rows, drawn by the seed")
     split: tuple[float, float, float] = Field((0.6, 0.2, 0.2), description="shares of train, validation and test")
+    positives: str = Field("", description="what rows of class 1 are called, in the plural, e.g. frauds; used in the report's words")
     options: dict[str, Any] = Field(default_factory=dict, description="further options of the reader")
 
 
@@ -80,7 +82,9 @@ class Plan(_Strict):
     threats: list[dict[str, Any]] = Field(min_length=1)
     operating_point: OperatingPlan | None = None
     harden: HardenPlan | None = None
-    gate: dict[str, str] = Field(default_factory=dict)
+    gate: dict[str, str | bool] = Field(
+        default_factory=dict, description="rules such as robust_recall: '>= 0.7'; strict: true compares interval ends"
+    )
     seed: int = Field(0, ge=0)
 
     @field_validator("data", mode="before")
@@ -109,12 +113,16 @@ def read_plan(source: Path | Mapping[str, Any]) -> tuple[Plan, Path]:
     try:
         text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"plan {source} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8 text'}); give the path of a YAML file") from error
+        raise InputError(
+            f"plan {source} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8 text'}); give the path of a YAML file"
+        ) from error
     try:
         raw = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
-        raise InputError(f"plan {source} is not valid YAML{f' at line {line + 1}' if line is not None else ''}; check its indentation and quotes") from error
+        raise InputError(
+            f"plan {source} is not valid YAML{f' at line {line + 1}' if line is not None else ''}; check its indentation and quotes"
+        ) from error
     if not isinstance(raw, dict):
         raise InputError(f"plan {source} holds a {type(raw).__name__}, not a mapping; start with model:, data: and threats:")
     return _validate(raw, f"plan {source}"), source.resolve().parent
@@ -132,6 +140,7 @@ def _validate(raw: dict[Any, Any], name: str) -> Plan:
         raise InputError(f"{name}: {where}{value}: {first['msg'].lower()}; see: carbide schema plan") from error
     for entry in plan.threats:
         split_threat(entry)
+    parse_gate(plan.gate)
     return plan
 
 

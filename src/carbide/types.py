@@ -72,7 +72,9 @@ class Linear:
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.coefficients) or not self.features:
-            raise InputError(f"linear relation: {len(self.features)} features but {len(self.coefficients)} coefficients; give one coefficient a feature")
+            raise InputError(
+                f"linear relation: {len(self.features)} features but {len(self.coefficients)} coefficients; give one coefficient a feature"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +116,9 @@ class Space:
                 raise InputError(f"space: {name} has shape {value.shape}, but an input has shape {self.shape}; give one value a feature")
         if np.isnan(self.lower).any() or np.isnan(self.upper).any() or (self.lower > self.upper).any():
             bad = int(np.flatnonzero(~(self.lower <= self.upper).ravel())[0])
-            raise InputError(f"space: feature {self.name(bad)} has lower bound {self.lower.ravel()[bad]} above its upper bound {self.upper.ravel()[bad]}; swap them")
+            raise InputError(
+                f"space: feature {self.name(bad)} has lower bound {self.lower.ravel()[bad]} above its upper bound {self.upper.ravel()[bad]}; swap them"
+            )
         if self.names and len(self.names) != math.prod(self.shape):
             raise InputError(f"space: {len(self.names)} names for {math.prod(self.shape)} features; give one name a feature")
         if len(set(self.names)) != len(self.names):
@@ -155,7 +159,9 @@ class Space:
             InputError: if no feature has that name.
         """
         if name not in self.names:
-            raise InputError(f"feature {name!r} is not in the space; its features are {', '.join(self.names[:12])}{', ...' if len(self.names) > 12 else ''}")
+            raise InputError(
+                f"feature {name!r} is not in the space; its features are {', '.join(self.names[:12])}{', ...' if len(self.names) > 12 else ''}"
+            )
         return self.names.index(name)
 
 

@@ -11,14 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from carbide._audit import judge_of
 from carbide.pipeline import read_sections
 from carbide.report.gate import judge_gate, parse_gate
 from carbide.report.html import write_html
-from carbide.report.results_json import read_results
-from carbide.results import HARDENED, GateLine, Latency, Results, Timings
+from carbide.report.results_json import read_results, read_timings
+from carbide.results import HARDENED, GateLine, Results
 from carbide.run import write_whole
 from carbide.types import CarbideError, InputError, Model, Section
 
@@ -59,20 +58,8 @@ def with_evidence(run: Path) -> Results:
 def rewrite_report(run: Path) -> tuple[Results, Path]:
     """Write report.html of a finished run again from its results, evidence and timings."""
     results = with_evidence(run)
-    write_html(results, read_timings(run / "timings.json"), run / "report.html")
+    write_html(results, read_timings(run), run / "report.html")
     return results, run / "report.html"
-
-
-def read_timings(path: Path) -> Timings:
-    """The timings of a run; empty ones where the file is missing."""
-    if not path.is_file():
-        return Timings()
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text())
-        latency = {name: Latency(p50=value["p50"], p99=value["p99"]) for name, value in raw["latency"].items()}
-        return Timings(steps=raw["steps"], latency=latency, training=raw["training"], machine=raw["machine"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and run: carbide report {path.parent}") from error
 
 
 def judge_run(run: Path, *, rules: Sequence[str] = (), sarif: Path | None = None, junit: Path | None = None) -> tuple[GateLine, ...]:
@@ -82,17 +69,10 @@ def judge_run(run: Path, *, rules: Sequence[str] = (), sarif: Path | None = None
         InputError: if there is no rule at all, or one is not understood.
     """
     results = _results(run)
-    gate = dict(results.plan.get("gate") or {})
-    if rules:
-        gate = {}
-        for rule in rules:
-            metric, _, condition = rule.strip().partition(" ")
-            if not condition:
-                raise InputError(f"rule {rule!r} is not of the form 'metric >= number'; e.g. --rule \"robust_recall >= 0.7\"")
-            gate[metric] = condition.strip()
-    if not gate:
+    parsed = tuple(line for rule in rules for line in parse_gate(_split(rule))) if rules else parse_gate(results.plan.get("gate") or {})
+    if not parsed:
         raise InputError(f"{run} has no gate in its plan; add gate: {{...}} to the plan, or give --rule")
-    lines = judge_gate(parse_gate(gate), results)
+    lines = judge_gate(parsed, results)
     judged = replace(results, gate=lines)
     if sarif is not None:
         from carbide.report.sarif import to_sarif
@@ -103,6 +83,13 @@ def judge_run(run: Path, *, rules: Sequence[str] = (), sarif: Path | None = None
 
         write_whole(junit, to_junit(judged).encode())
     return lines
+
+
+def _split(rule: str) -> dict[str, str]:
+    metric, _, condition = rule.strip().partition(" ")
+    if not condition:
+        raise InputError(f"rule {rule!r} is not of the form 'metric >= number'; e.g. --rule \"robust_recall >= 0.7\"")
+    return {metric: condition.strip()}
 
 
 def verify_run(run: Path) -> list[Check]:
@@ -116,7 +103,9 @@ def verify_run(run: Path) -> list[Check]:
     for phase in results.phases:
         stored = sections.get(phase.name, [])
         if len(stored) != len(phase.sections):
-            raise InputError(f"{run} has evidence of {len(stored)} threats for the {phase.name} model, but reports {len(phase.sections)}; run the plan again")
+            raise InputError(
+                f"{run} has evidence of {len(stored)} threats for the {phase.name} model, but reports {len(phase.sections)}; run the plan again"
+            )
         model = _model(run, phase.name)
         for reported, section in zip(phase.sections, stored, strict=True):
             checks += _checks(phase.name, reported, section, model)

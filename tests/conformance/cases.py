@@ -122,7 +122,10 @@ def _all() -> tuple[World, ...]:
     deep = tree_recipe(max_depth=None, n_estimators=20)
     linear = EstimatorRecipe(estimator=LogisticRegression())
     nets = [("torch table", tables), ("torch images", pictures)]
-    found = [World(name=f"linear {n}", case=Case(model=linear_torch(d), data=d, recipe=torch_recipe(d)), threat=LpBall(eps=e)) for (n, d), e in zip(nets, (0.1, 0.2), strict=True)]
+    found = [
+        World(name=f"linear {n}", case=Case(model=linear_torch(d), data=d, recipe=torch_recipe(d)), threat=LpBall(eps=e))
+        for (n, d), e in zip(nets, (0.1, 0.2), strict=True)
+    ]
     found += [
         World(name="linear torch table, L2", case=Case(model=linear_torch(tables), data=tables, recipe=torch_recipe(tables)), threat=LpBall(p=2, eps=0.2)),
         World(name="forest, Linf", case=Case(model=fit(forest, tables), data=tables, recipe=forest), threat=LpBall(eps=0.1)),

@@ -83,11 +83,15 @@ def breakable(world: World, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         broken |= case.model.predict(candidate).argmax(1) != y
     known = np.where(broken | clean, 1, -1)
     if "linear" in world.name or "labels only" in world.name:  # the corner of the ball is the best there is, for linear models
-        known[~(broken | clean)] = 0 if isinstance(threat, LpBall) and np.isinf(threat.p) else -1
+        stands = ~(broken | clean)
+        for candidate in _reach(world, x, share=1.001):  # between this and the first share nothing is claimed either way
+            stands &= case.model.predict(candidate).argmax(1) == y
+        known[stands] = 0 if isinstance(threat, LpBall) and np.isinf(threat.p) else -1
+        known[~(broken | clean | stands)] = -1
     return known
 
 
-def _reach(world: World, x: np.ndarray) -> list[np.ndarray]:
+def _reach(world: World, x: np.ndarray, *, share: float = 0.97) -> list[np.ndarray]:
     space, threat = world.case.data.test.space, world.threat
     flat = x.reshape(len(x), -1)
     d = flat.shape[1]
@@ -96,7 +100,7 @@ def _reach(world: World, x: np.ndarray) -> list[np.ndarray]:
     else:
         signs = _directions(world, d)
         size = threat.eps if np.isinf(threat.p) else threat.eps / np.sqrt(d)
-        moves = [s * size * 0.97 * direction for s in (-1, 1) for direction in signs]
+        moves = [s * size * share * direction for s in (-1, 1) for direction in signs]
     lower, upper = space.lower.ravel(), space.upper.ravel()
     return [np.clip(flat + m, lower, upper).reshape(x.shape) for m in moves]
 

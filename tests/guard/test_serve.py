@@ -58,7 +58,20 @@ def test_a_model_of_labels_tells_labels_only():
     assert "probabilities" not in ask(shield(access=Access.LABELS), b'{"inputs": [[0.25, 0]]}')[1]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"inputs": 3}', b'{"inputs": [[1]]}', b'{"inputs": [[1, NaN]]}', b'{"inputs": []}', b'{"inputs": [["a", 1]]}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b'{"inputs": 3}',
+        b'{"inputs": [[1]]}',
+        b'{"inputs": [[1, NaN]]}',
+        b'{"inputs": []}',
+        b'{"inputs": [["a", 1]]}',
+        b"\xff",
+        b"[" * 100_000,
+    ],
+)
 def test_bad_requests_are_refused_in_words(body):
     status, answer = ask(shield(), body)
     assert status == 422

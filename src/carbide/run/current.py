@@ -79,7 +79,9 @@ def spread(work: Callable[[S], T], items: Sequence[S], *, label: str, key: Any =
             if key is None:
                 results = _compute(work, part, run.workers)
             else:
-                results = run.store.step(f"{label} {number + 1} of {len(chunks)}", (key, number, chunk), lambda part=part: _compute(work, part, run.workers))
+                results = run.store.step(
+                    f"{label} {number + 1} of {len(chunks)}", (key, number, chunk), lambda part=part: _compute(work, part, run.workers)
+                )
             done.extend(results)
             advance(len(part))
     return done

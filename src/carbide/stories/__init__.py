@@ -12,7 +12,16 @@ from typing import Any
 
 import yaml
 
-KINDS = {".json": "xgboost", ".ubj": "xgboost", ".txt": "lightgbm", ".skops": "sklearn", ".onnx": "onnx", ".pkl": "sklearn", ".joblib": "sklearn", ".pt2": "torch"}
+KINDS = {
+    ".json": "xgboost",
+    ".ubj": "xgboost",
+    ".txt": "lightgbm",
+    ".skops": "sklearn",
+    ".onnx": "onnx",
+    ".pkl": "sklearn",
+    ".joblib": "sklearn",
+    ".pt2": "torch",
+}
 
 
 def story_plan(name: str) -> dict[str, Any]:
@@ -26,7 +35,9 @@ def draft_plan(model: Path, data: str, *, label: str | None, eps: str | None) ->
 
     suffix = model.suffix.lower()
     if suffix not in KINDS:
-        raise InputError(f"{model} has the ending {suffix or 'nothing'}, which names no model format; use {', '.join(sorted(KINDS))}, or name it in a plan")
+        raise InputError(
+            f"{model} has the ending {suffix or 'nothing'}, which names no model format; use {', '.join(sorted(KINDS))}, or name it in a plan"
+        )
     threats: list[dict[str, Any]] = [{"extraction": {"queries": 500}}]
     if eps is not None:
         threats.insert(0, {"evasion": {"norm": "linf", "eps": eps}})
