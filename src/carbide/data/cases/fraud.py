@@ -239,12 +239,12 @@ def _terminal(world: _World, rng: Rng, incident: Array, step: Array, drift: Arra
     n = len(incident)
     victim = rng.choice(len(world.rate), n, p=_share(world.rate))[incident]
     shops = np.flatnonzero(np.isin(world.category, (2, 3, 5)))
-    crooked = rng.permutation(shops)[: max(3, len(world.category) // 200)]
+    crooked = rng.permutation(shops)[: max(3, len(world.category) // 260)]
     merchant = crooked[(rng.random(n)[incident] * len(crooked)).astype(int)]
     age = np.maximum(drift * DAYS - world.joined[victim], 1.0)
     amount = rng.lognormal(5.3, 0.5, n) * world.wealth[victim] ** 0.5
     return _Events(day=drift, way=incident, customer=victim, merchant=merchant, amount=amount, online=np.zeros(n, bool),
-                   country=_pick(rng, incident, [0.6, 0.2, 0.2, 0.0]), device=world.device[victim], email=world.email[victim],
+                   country=_pick(rng, incident, [0.9, 0.06, 0.04, 0.0]), device=world.device[victim], email=world.email[victim],
                    device_age=np.minimum(_device_age(world, victim, drift * DAYS), age), account_age=age,
                    credential_age=np.minimum(np.maximum(drift * DAYS - world.credential[victim], 0.1), age), cards=world.household[victim],
                    distance=rng.lognormal(5.2, 0.9, n)[incident])  # fmt: skip
