@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from carbide.poisoning._checks import budget
-from carbide.types import Array, Backdoor, Dataset, Poison, Rng
+from carbide.types import Array, Dataset, Poison, Rng
 
 
 def victims(y: Array, target: int, count: int, rng: Rng) -> Array:
@@ -17,11 +16,11 @@ def victims(y: Array, target: int, count: int, rng: Rng) -> Array:
     return np.sort(rng.permutation(rows)[:count])
 
 
-def plant(dataset: Dataset, threat: Backdoor, trigger: Callable[[Array], Array], rng: Rng, *, count: int | None = None) -> Poison:
-    """The data set with the trigger and the target label on ``count`` rows of other classes (None = all that the threat allows)."""
-    rows = victims(dataset.y, threat.target, budget(threat, len(dataset)) if count is None else count, rng)
+def plant(dataset: Dataset, trigger: Callable[[Array], Array], target: int, count: int, rng: Rng) -> Poison:
+    """The data set with the trigger and the target label on at most ``count`` rows of other classes."""
+    rows = victims(dataset.y, target, count, rng)
     x, y, chosen = dataset.x.copy(), dataset.y.copy(), np.zeros(len(dataset), bool)
     x[rows] = trigger(x[rows])
-    y[rows] = threat.target
+    y[rows] = target
     chosen[rows] = True
-    return Poison(dataset=dataset.with_(x=x, y=y), rows=chosen, trigger=trigger, target=threat.target)
+    return Poison(dataset=dataset.with_(x=x, y=y), rows=chosen, trigger=trigger, target=target)

@@ -27,6 +27,16 @@ def sample(rows: Array, rng: Rng, limit: int) -> Array:
     return rows if len(rows) <= limit else np.sort(rng.choice(rows, limit, replace=False))
 
 
+def balanced(y: Array, rows: Array, rng: Rng, limit: int) -> Array:
+    """At most ``limit`` of the rows; rare classes are kept whole as far as an equal share of the limit goes."""
+    if len(rows) <= limit:
+        return rows
+    share = max(1, limit // len(np.unique(y[rows])))
+    kept = np.concatenate([sample(rows[y[rows] == c], rng, share) for c in np.unique(y[rows])])
+    rest = np.setdiff1d(rows, kept)
+    return np.sort(np.concatenate([kept, sample(rest, rng, max(0, limit - len(kept)))]))
+
+
 def forest(rng: Rng, trees: int = 40) -> Any:
     """A small forest of extremely randomised trees."""
     from sklearn.ensemble import ExtraTreesClassifier
@@ -54,8 +64,17 @@ def probabilities(dataset: Dataset, rng: Rng, limit: int = LIMIT) -> Array:
     return out
 
 
-def boosted(rng: Rng) -> Any:
-    """A short run of boosted trees."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
+def tree(rng: Rng) -> Any:
+    """One greedy tree, which splits where boosted trees split first."""
+    from sklearn.tree import DecisionTreeClassifier
 
-    return HistGradientBoostingClassifier(max_iter=20, max_leaf_nodes=8, early_stopping=False, random_state=int(rng.integers(2**31)))
+    return DecisionTreeClassifier(max_leaf_nodes=16, random_state=int(rng.integers(2**31)))
+
+
+def scores(model: Any, x: Array, label: int) -> Array:
+    """How much a fitted stand-in takes each row ``(n,)`` for the label."""
+    columns = model.classes_.tolist()
+    raw = model.predict_proba(x) if hasattr(model, "predict_proba") else model.decision_function(x)
+    if raw.ndim == 1:
+        return raw if columns[1] == label else -raw
+    return raw[:, columns.index(label)] if label in columns else np.zeros(len(x))

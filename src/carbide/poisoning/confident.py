@@ -60,28 +60,24 @@ def noise_joint(y: Array, probabilities: Array) -> Array:
 
 
 def suspects(y: Array, probabilities: Array, *, least: int = 0, most: float = 0.5) -> Suspects:
-    """The rows that are mislabelled by count and by rank, at most as many of each kind as the joint estimates.
+    """The rows that are mislabelled by count and by rank, at most as many of each label as the joint estimates.
 
-    For each pair i, j the ``floor(n * joint[i, j])`` rows labelled i that are likeliest j rather than i, and only those
-    that are confidently j. No class loses more than the share ``most`` of its rows, nor falls below ``least`` rows.
+    For each label i the ``floor(n * sum over j of joint[i, j])`` rows that are likeliest of another class rather than i,
+    and only those likelier of the other class. No class loses more than the share ``most`` of its rows, nor falls below
+    ``least`` rows.
     """
     n, k = probabilities.shape
     joint = noise_joint(y, probabilities)
-    said = confident_labels(y, probabilities)
+    own = probabilities[np.arange(n), y]
+    rivals = probabilities.copy()
+    rivals[np.arange(n), y] = -1.0
+    margin = rivals.max(1) - own
     rows, labels = np.zeros(n, bool), y.copy()
     for i in range(k):
-        own = np.flatnonzero(y == i)
-        room = max(0, min(int(most * len(own)), len(own) - least))
-        found = [_worst(own[said[own] == j], probabilities, i, j, int(np.floor(n * joint[i, j] + 1e-9))) for j in range(k) if j != i]
-        chosen = np.concatenate(found) if found else np.zeros(0, np.int64)
-        margin = probabilities[chosen, said[chosen]] - probabilities[chosen, i]
-        chosen = chosen[np.argsort(-margin, kind="stable")[:room]]
-        rows[chosen] = True
-        labels[chosen] = said[chosen]
+        count = int((y == i).sum())
+        wrong = int(np.floor(n * (joint[i].sum() - joint[i, i]) + 1e-9))
+        allowed = max(0, min(wrong, int(most * count), count - least))
+        found = np.flatnonzero((y == i) & (margin > 0))
+        rows[found[np.argsort(-margin[found], kind="stable")[:allowed]]] = True
+    labels[rows] = rivals[rows].argmax(1)
     return Suspects(rows, labels, joint)
-
-
-def _worst(rows: Array, probabilities: Array, given: int, other: int, count: int) -> Array:
-    """The ``count`` rows whose probability of ``other`` most exceeds that of the given label."""
-    margin = probabilities[rows, other] - probabilities[rows, given]
-    return rows[np.argsort(-margin, kind="stable")[:count]]

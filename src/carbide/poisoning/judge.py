@@ -29,8 +29,8 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
 
     ``Flips``: accuracy on the test rows after training on the flipped labels. ``Backdoor``: the share of the test rows
     of other classes that get the target class once the trigger is on, beside the same share under the clean model.
-    At an operating point each model is calibrated on the clean validation rows; accuracy is then still counted at one
-    half, and the recall at the operating point stands beside it.
+    At an operating point each model is calibrated on the clean validation rows; the headline for ``Flips`` is then the
+    recall, because the accuracy, counted at one half, hardly shows what happens to a rare class.
 
     Raises:
         InputError: if the case has no recipe, or the threat names no whole row or no class of the data.
@@ -147,12 +147,13 @@ def _hits(metric: str, method: str, evidence: Mapping[str, Array], y: Array, thr
 
 def _findings(case: Case, threat: Flips | Backdoor, results: Mapping[str, dict[str, Any]], evidence: Mapping[str, Array]) -> tuple[Finding, ...]:
     y = evidence["y"]
-    main = ASR if isinstance(threat, Backdoor) else ACCURACY
+    metrics = _metrics(case, threat)
+    main = metrics[0]
     values = {name: float(_hits(main, name, evidence, y, threat).mean()) for name in results}
     worst = (max if main == ASR else min)(values, key=lambda name: values[name], default=None)
     found = []
     for name in sorted(results, key=lambda name: name != worst):
-        for metric in _metrics(case, main):
+        for metric in metrics:
             hits = _hits(metric, name, evidence, y, threat)
             low, high = clopper_pearson(int(hits.sum()), len(hits))
             found.append(
@@ -174,9 +175,10 @@ def _findings(case: Case, threat: Flips | Backdoor, results: Mapping[str, dict[s
     return tuple(found)
 
 
-def _metrics(case: Case, main: str) -> tuple[str, ...]:
+def _metrics(case: Case, threat: Threat) -> tuple[str, ...]:
+    """What is reported about each method, the headline's metric first."""
     recall = (RECALL,) if case.operating_point is not None and (case.data.test.y == 1).any() else ()
-    return (main, *((ACCURACY,) if main == ASR else ()), *recall)
+    return (ASR, ACCURACY, *recall) if isinstance(threat, Backdoor) else (*recall, ACCURACY)
 
 
 def _note(case: Case, threat: Flips | Backdoor, metric: str, name: str, result: Mapping[str, Any], evidence: Mapping[str, Array]) -> str:
@@ -190,9 +192,6 @@ def _note(case: Case, threat: Flips | Backdoor, metric: str, name: str, result: 
     if case.operating_point is not None:
         rate = f"a false-positive rate of {case.operating_point.false_positive_rate:g} on clean validation rows"
         where = "decided at one half; " if metric == ACCURACY else f"decided at {rate}; "
-        if metric == ACCURACY and (y == 1).any():
-            recalls = [float(_hits(RECALL, m, evidence, y, threat).mean()) for m in ("clean", name)]
-            where += f"recall at {rate}: {recalls[1]:.4f} after, {recalls[0]:.4f} without the poison; "
     return f"{beside}; {result['rows']} of {n} training rows poisoned; {where}one training each, so the interval covers the test rows only"
 
 

@@ -14,7 +14,7 @@ import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -51,7 +51,11 @@ class PartitionVoteModel:
     space: Space
     classes: int
     threshold: float = 0.5
-    access: ClassVar[Access] = BLACK_BOX
+
+    @property
+    def access(self) -> Access:
+        """Labels and scores."""
+        return BLACK_BOX
 
     def votes(self, x: Array) -> Array:
         """The votes ``(n, classes)`` int64 of the partitions that had rows."""
@@ -157,7 +161,11 @@ class OneClass:
     classes: int
     label: int
     threshold: float = 0.5
-    access: ClassVar[Access] = BLACK_BOX
+
+    @property
+    def access(self) -> Access:
+        """Labels and scores."""
+        return BLACK_BOX
 
     def predict(self, x: Array) -> Array:
         """Probability 1 for the class."""

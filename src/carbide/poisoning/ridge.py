@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -67,7 +67,11 @@ class RidgeModel:
     space: Space
     classes: int
     threshold: float = 0.5
-    access: ClassVar[Access] = BLACK_BOX
+
+    @property
+    def access(self) -> Access:
+        """Labels and scores."""
+        return BLACK_BOX
 
     def prepare(self, x: Array) -> Array:
         """The fixed features ``(n, f)``, the same for every model with the same ``features``."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from carbide.poisoning._checks import budget
 from carbide.poisoning._plant import plant
 from carbide.registry import Method
 from carbide.types import Array, Backdoor, Case, Dataset, InputError, Poison, Rng, Space, Threat
@@ -69,7 +70,7 @@ class PatchBackdoor(Method):
 
     def __call__(self, dataset: Dataset, threat: Backdoor, rng: Rng) -> Poison:
         """The data set with up to ``floor(fraction * n)`` rows of other classes (at most half of each) triggered and relabelled."""
-        return plant(dataset, threat, self.trigger(dataset.space, threat), rng)
+        return plant(dataset, self.trigger(dataset.space, threat), threat.target, budget(threat, len(dataset)), rng)
 
     def trigger(self, space: Space, threat: Backdoor) -> PatchTrigger:
         """The patch for images of this space: a rectangle as near to a square as the area allows.
