@@ -115,7 +115,10 @@ def verify_run(run: Path) -> list[Check]:
 def _checks(phase: str, reported: Section, section: Section, model: Model | None) -> list[Check]:
     if not section.evidence:
         return []
-    told = {f.metric: f.value for f in reversed(reported.findings)} | ({h.metric: h.value} if (h := reported.headline()) else {})
+    headline = reported.headline()
+    told = {f.metric: f.value for f in reversed(reported.findings)}
+    if headline is not None:
+        told[headline.metric] = headline.value
     judge = judge_of(_Room(section.room))  # type: ignore[arg-type]
     found = []
     for metric, value, recomputed in judge.verify(section, model, None, section.noun):

@@ -92,4 +92,6 @@ def _compute(work: Callable[[S], T], items: list[S], workers: int) -> list[T]:
         return [work(item) for item in items]
     from joblib import Parallel, delayed
 
-    return list(Parallel(n_jobs=min(workers, len(items)), backend="loky", inner_max_num_threads=1)(delayed(work)(item) for item in items))
+    pool = Parallel(n_jobs=min(workers, len(items)), backend="loky", inner_max_num_threads=1)
+    results: Any = pool(delayed(work)(item) for item in items)
+    return list(results)
