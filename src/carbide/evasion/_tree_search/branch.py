@@ -62,12 +62,16 @@ def cell_with(cells, a, v, low, high):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def cheapest_point(ties, i, row, axes, cells, steep, active, low, high, cell, tied, room):  # pragma: no cover - compiled
-    """The cheapest allowed point of a box: its cost (inf if none) and the extra that ties add; cells in ``cell``, tied values in ``tied``."""
+def cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, cell, tied, room):  # pragma: no cover - compiled
+    """The cheapest allowed point of a box: its cost (inf if none) and the extra that ties add; cells in ``cell``, tied values in ``tied``.
+
+    The cost is the sum over axes or, if ``worst``, the largest one; then there are no ties.
+    """
     cost, extra = 0.0, 0.0
     for a in active:
         cell[a] = cheapest_cell(cells, steep, a, low[a], high[a])
-        cost += cells.cost[cells.start[a] + cell[a]]
+        paid = cells.cost[cells.start[a] + cell[a]]
+        cost = max(cost, paid) if worst else cost + paid
     for g in range(len(ties.axis_start) - 1):
         first, last = ties.axis_start[g], ties.axis_start[g + 1]
         alone = 0.0
@@ -142,24 +146,20 @@ def best_cut(trees, cells, active, low, high, cell, least, reach, gain):  # prag
 
 
 @njit(cache=True)
-def clip(ties, cells, active, low, high, cell, left):  # pragma: no cover - compiled
-    """Drop from both ends of every axis the cells that cost ``left`` or more beyond the box's cheapest one."""
-    changed = False
+def clip(cells, worst, active, low, high, cell, upper, cost):  # pragma: no cover - compiled
+    """Drop from both ends of every axis the cells that bring the box's least cost, ``cost``, up to ``upper``."""
     for a in active:
         start = cells.start[a]
-        most = left + cells.cost[start + cell[a]]
+        most = upper if worst else upper - cost + cells.cost[start + cell[a]]
         while low[a] < cell[a] and cells.cost[start + low[a]] >= most:
             low[a] += 1
-            changed = True
         while high[a] > cell[a] and cells.cost[start + high[a]] >= most:
             high[a] -= 1
-            changed = True
-    return changed
 
 
 @njit(cache=True)
 def branch(
-    trees, spare, ties, i, row, axes, cells, steep, active, base, single, cutoff, slack, upper, first, limit, best, best_tied, work
+    trees, spare, ties, i, row, axes, cells, steep, worst, active, base, single, cutoff, slack, upper, first, limit, best, best_tied, work
 ):  # pragma: no cover - compiled
     """Search all boxes; returns (least cost or ``upper``, lower bound, boxes looked at, whether a point was found).
 
@@ -185,10 +185,10 @@ def branch(
             continue
         boxes += 1
         low, high = stack[depth, 0], stack[depth, 1]
-        cost, extra = cheapest_point(ties, i, row, axes, cells, steep, active, low, high, cell, tied, room)
+        cost, extra = cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, cell, tied, room)
         if cost >= upper:
             continue
-        clip(ties, cells, active, low, high, cell, upper - (cost - extra))
+        clip(cells, worst, active, low, high, cell, upper, cost - extra)
         if least_sum(trees, low, high, least) + base >= cutoff + slack:
             continue
         if evades(trees, cell, base, single, cutoff):

@@ -7,36 +7,55 @@ Relations that the search cannot keep exactly (both parts of a ratio changeable,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import njit
 
 from carbide.evasion._tree_search.cells import last_below
 from carbide.evasion._tree_search.layout import Axes, Ties
-from carbide.evasion._tree_search.ties import LARGEST, make_ties, no_ties
+from carbide.evasion._tree_search.ties import LARGEST, make_ties
 from carbide.space.prices import matrices, price_arrays
 from carbide.types import Array, InputError, Linear, LpBall, PriceTable, Ratio, Space
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """Axes and ties for the rows they were made for, and the relations that are not kept exactly, in words."""
+    """Axes and ties for the rows they were made for, and the relations that are not kept exactly, in words.
+
+    A row's cost is the sum of what its axes cost or, if ``worst``, the largest of them.
+    """
 
     axes: Axes
     ties: Ties
     hard: tuple[str, ...] = ()
+    worst: bool = False
+
+
+@dataclass(kw_only=True, eq=False)
+class _Prices:
+    """Prices of every feature ``(d,)`` and matrices by column; ``low`` and ``high`` ``(n, d)`` bound what each row's changed values may be."""
+
+    up: Array
+    down: Array
+    fixed: Array
+    tables: dict[int, Array]
+    low: Array
+    high: Array
+    power: float = 1.0
+    corners: bool = True  # whether prices are such that a cheapest point of tied features is a corner
+
+    def movable(self) -> set[int]:
+        return {f for f in range(len(self.up)) if min(self.up[f], self.down[f]) < np.inf or f in self.tables}
 
 
 @dataclass(kw_only=True)
 class _Draft:
-    """What is being put together: per axis its feature, prices and links; per row its bounds."""
+    """What is being put together: the axes' features, those that are free of charge, their links, and the hard relations."""
 
     feature: list[int]
     free: set[int]
     links: dict[int, list[tuple[int, int]]]
-    groups: list[list[int]]
-    ties: list[list[tuple[Array, Array]]]
     hard: list[str]
 
 
@@ -47,41 +66,47 @@ def budget_problem(x: Array, prices: PriceTable, space: Space, *, held: bool) ->
         InputError: if a one-hot group has prices or ratios feed on each other.
     """
     up, down, fixed = price_arrays(prices, space)
-    tables = matrices(prices, space)
-    movable = {f for f in range(len(up)) if min(up[f], down[f]) < np.inf or f in tables}
+    low, high = (np.broadcast_to(bound.ravel(), x.shape).copy() for bound in (space.lower, space.upper))
+    return _problem(x, space, _Prices(up=up, down=down, fixed=fixed, tables=matrices(prices, space), low=low, high=high), held)
+
+
+def ball_problem(x: Array, threat: LpBall, space: Space, *, held: bool) -> Problem:
+    """The problem of rows ``x`` ``(n, d)`` in an Lp ball: costs are the norm of the change, squared for p = 2.
+
+    As for priced changes, immutable features stay, steps and relations are kept, and ratios follow their parts. A row outside the
+    space's bounds has its bounds widened to hold it.
+
+    Raises:
+        InputError: for one-hot groups, and for ratios unless p is inf.
+    """
+    rate = np.where(space.mutable.ravel(), 0.0 if threat.p == 0 else 1.0, np.inf)
+    low, high = np.fmin(space.lower.ravel(), x), np.fmax(space.upper.ravel(), x)
+    if math.isinf(threat.p):
+        low, high = np.fmax(low, x - threat.eps), np.fmin(high, x + threat.eps)
+    elif any(isinstance(r, Ratio) and np.isfinite(rate[[r.numerator, r.denominator]]).any() for r in space.relations):
+        raise InputError(f"a ratio's own change counts in an L{threat.p:g} ball, which the tree search cannot do; choose linf or a price table")
+    paid = _Prices(up=rate, down=rate, fixed=np.full(len(rate), 1.0 if threat.p == 0 else 0.0), tables={}, low=low, high=high,
+                   power=2.0 if threat.p == 2 else 1.0, corners=threat.p in (0, 1))  # fmt: skip
+    return replace(_problem(x, space, paid, held), worst=math.isinf(threat.p))
+
+
+def _problem(x: Array, space: Space, paid: _Prices, held: bool) -> Problem:
+    movable = paid.movable()
     for group in space.groups:
         if movable & set(group):
             raise InputError(
-                f"{space.name(group[0])} belongs to a one-hot group, which the tree search cannot change; give the group as one categorical column"
+                f"{space.name(group[0])} belongs to a one-hot group, which the tree search cannot change; make the group one categorical column"
             )
-    draft = _Draft(feature=[], free=set(), links={}, groups=[], ties=[], hard=[])
+    draft = _Draft(feature=[], free=set(), links={}, hard=[])
     movable = _ratios(space, movable, draft, held)
-    linear, movable = _linears(space, movable, tables, draft, held)
+    linear, movable = _linears(space, movable, paid, draft, held)
     draft.feature = sorted(movable | draft.free)
-    low = np.broadcast_to(space.lower.ravel()[draft.feature], (len(x), len(draft.feature))).copy()
-    high = np.broadcast_to(space.upper.ravel()[draft.feature], low.shape).copy()
-    groups = _tie(x, linear, movable, draft, low, high)
-    _bound_ratios(x, space, draft, low, high)
+    groups = _tie(x, linear, movable, paid)
+    _bound_ratios(x, draft, paid)
     for f in draft.free:
-        up[f] = down[f] = fixed[f] = 0.0
-    axes = _axes(space, draft, up, down, fixed, tables, low, high)
-    ties = make_ties([[draft.feature.index(f) for f in g] for g, _ in groups], [t for _, t in groups], len(x)) if groups else no_ties(len(x))
-    return Problem(axes=axes, ties=ties, hard=tuple(draft.hard))
-
-
-def ball_problem(x: Array, threat: LpBall, space: Space) -> Problem:
-    """The problem of rows ``x`` ``(n, d)`` in an Lp ball: every feature may change; costs are the p-th power of the norm (0 for inf)."""
-    n, d = x.shape
-    rate = 0.0 if threat.p in (0, math.inf) else 1.0
-    lower, upper = np.minimum(space.lower.ravel(), x), np.maximum(space.upper.ravel(), x)
-    if math.isinf(threat.p):
-        lower, upper = np.maximum(lower, x - threat.eps), np.minimum(upper, x + threat.eps)
-    zeros, none = np.zeros(d), np.full(d, -1, np.int64)
-    axes = Axes(feature=np.arange(d), up=np.full(d, rate), down=np.full(d, rate), fixed=np.full(d, 1.0 if threat.p == 0 else 0.0),
-                power=np.full(d, 2.0 if threat.p == 2 else 1.0), step=zeros, anchor=zeros, matrix=none, size=none, moves=np.zeros(1),
-                link_start=np.zeros(d + 1, np.int64), link_target=np.zeros(0, np.int64), link_below=np.zeros(0, np.int64), low=lower, high=upper,
-                axis_of=np.arange(d))  # fmt: skip
-    return Problem(axes=axes, ties=no_ties(n))
+        paid.up[f] = paid.down[f] = paid.fixed[f] = 0.0
+    ties = make_ties([[draft.feature.index(f) for f in g] for g, _ in groups], [t for _, t in groups], len(x))
+    return Problem(axes=_axes(space, draft, paid), ties=ties, hard=tuple(draft.hard))
 
 
 def _ratios(space: Space, movable: set[int], draft: _Draft, held: bool) -> set[int]:
@@ -105,7 +130,7 @@ def _ratios(space: Space, movable: set[int], draft: _Draft, held: bool) -> set[i
     return movable
 
 
-def _linears(space: Space, movable: set[int], tables: dict[int, Array], draft: _Draft, held: bool) -> tuple[list[Linear], set[int]]:
+def _linears(space: Space, movable: set[int], paid: _Prices, draft: _Draft, held: bool) -> tuple[list[Linear], set[int]]:
     """The linear relations that are kept exactly, and the features that may move."""
     moved_ratios = {t: f for f, links in draft.links.items() for t, _ in links} | {t: t for t in draft.free}
     kept = []
@@ -118,7 +143,7 @@ def _linears(space: Space, movable: set[int], tables: dict[int, Array], draft: _
             else:
                 kept.append(r)
     for group, inside in _connected(kept, movable):
-        if len(group) > 1 and not _exact(group, inside, space, tables):
+        if len(group) > 1 and not (paid.corners and _exact(group, inside, space, paid.tables)):
             draft.hard += [_words(r, space) for r in inside]
             movable = movable - set(group) if held else movable
             kept = kept if held else [r for r in kept if r not in inside]
@@ -161,39 +186,41 @@ def _exact(group: list[int], inside: list[Linear], space: Space, tables: dict[in
     return True
 
 
-def _tie(x: Array, linear: list[Linear], movable: set[int], draft: _Draft, low: Array, high: Array) -> list[tuple[list[int], list]]:
+def _tie(x: Array, linear: list[Linear], movable: set[int], paid: _Prices) -> list[tuple[list[int], list[tuple[Array, Array]]]]:
     """Relations with one movable feature become bounds of the rows; those with more become ties."""
     groups = []
     for group, inside in _connected(linear, movable):
         ties = []
         for r in inside:
-            c = np.zeros(len(group))
-            rest = np.full(len(x), float(r.upper))
+            c, rest = np.zeros(len(group)), np.full(len(x), float(r.upper))
             for f, value in zip(r.features, r.coefficients, strict=True):
                 if f in group:
                     c[group.index(f)] += value
                 else:
                     rest -= value * x[:, f]
-            ties.append((c, rest))
-        for c, rest in ties:
             if np.count_nonzero(c) == 1:
                 k = int(np.flatnonzero(c)[0])
-                a = draft.feature.index(group[k])
-                edge = np.where(np.isnan(rest), -np.inf if c[k] > 0 else np.inf, rest / c[k])
-                side = high if c[k] > 0 else low
-                side[:, a] = np.minimum(side[:, a], edge) if c[k] > 0 else np.maximum(side[:, a], edge)
+                _bound_(paid, group[k], c[k], rest)
+            ties.append((c, rest))
         if len(group) > 1:
             groups.append((group, ties))
     return groups
 
 
-def _bound_ratios(x: Array, space: Space, draft: _Draft, low: Array, high: Array) -> None:
+def _bound_(paid: _Prices, f: int, c: float, rest: Array) -> None:
+    """Bound feature f by ``c * v <= rest``; a row whose rest is NaN cannot move it."""
+    edge = np.where(np.isnan(rest), -np.inf if c > 0 else np.inf, rest / c)
+    if c > 0:
+        paid.high[:, f] = np.minimum(paid.high[:, f], edge)
+    else:
+        paid.low[:, f] = np.maximum(paid.low[:, f], edge)
+
+
+def _bound_ratios(x: Array, draft: _Draft, paid: _Prices) -> None:
     """A numerator may only go where its ratio stays within the ratio's own bounds."""
-    lower, upper = space.lower.ravel(), space.upper.ravel()
     for f, links in draft.links.items():
-        a = draft.feature.index(f)
         for target, below in links:
-            _follow(x[:, below].astype(float), float(lower[target]), float(upper[target]), low[:, a], high[:, a])
+            _follow(x[:, below].astype(float), paid.low[:, target], paid.high[:, target], paid.low[:, f], paid.high[:, f])
 
 
 @njit(cache=True)
@@ -201,29 +228,30 @@ def _follow(below, lower, upper, low, high):  # pragma: no cover - compiled
     for i in range(len(below)):
         b = below[i]
         if b > 0:
-            low[i], high[i] = max(low[i], -last_below(-lower, b)), min(high[i], last_below(upper, b))
+            low[i], high[i] = max(low[i], -last_below(-lower[i], b)), min(high[i], last_below(upper[i], b))
         elif b < 0:
-            low[i], high[i] = max(low[i], -last_below(upper, -b)), min(high[i], last_below(-lower, -b))
+            low[i], high[i] = max(low[i], -last_below(upper[i], -b)), min(high[i], last_below(-lower[i], -b))
 
 
-def _axes(space: Space, draft: _Draft, up: Array, down: Array, fixed: Array, tables: dict[int, Array], low: Array, high: Array) -> Axes:
+def _axes(space: Space, draft: _Draft, paid: _Prices) -> Axes:
     f = np.array(draft.feature, np.int64)
     lower = space.lower.ravel()[f]
     matrix, size, moves, at = np.full(len(f), -1, np.int64), np.full(len(f), -1, np.int64), [np.zeros(1)], 1
     for a, feature in enumerate(draft.feature):
-        if feature in tables:
-            matrix[a], size[a] = at, len(tables[feature])
-            moves.append(tables[feature].ravel())
-            at += tables[feature].size
+        if feature in paid.tables:
+            matrix[a], size[a] = at, len(paid.tables[feature])
+            moves.append(paid.tables[feature].ravel())
+            at += paid.tables[feature].size
     links = [draft.links.get(feature, []) for feature in draft.feature]
-    axis_of = np.full(len(up), -1, np.int64)
+    axis_of = np.full(len(paid.up), -1, np.int64)
     axis_of[f] = np.arange(len(f))
     for a, pairs in enumerate(links):
         axis_of[[target for target, _ in pairs]] = a
-    return Axes(feature=f, up=up[f], down=down[f], fixed=fixed[f], power=np.ones(len(f)), step=space.step.ravel()[f].astype(float),
+    return Axes(feature=f, up=paid.up[f], down=paid.down[f], fixed=paid.fixed[f], power=np.full(len(f), paid.power), step=space.step.ravel()[f].astype(float),
                 anchor=np.where(np.isfinite(lower), lower, 0.0), matrix=matrix, size=size, moves=np.concatenate(moves),
                 link_start=np.cumsum([0, *map(len, links)]), link_target=np.array([t for p in links for t, _ in p], np.int64),
-                link_below=np.array([b for p in links for _, b in p], np.int64), low=low, high=high, axis_of=axis_of)  # fmt: skip
+                link_below=np.array([b for p in links for _, b in p], np.int64), low=paid.low[:, f].copy(),
+                high=paid.high[:, f].copy(), axis_of=axis_of)  # fmt: skip
 
 
 def _words(r: Linear, space: Space) -> str:

@@ -44,7 +44,28 @@ def work_space(nodes: int, axes: int, total: int, tied: int) -> Work:
 
 @njit(cache=True, nogil=True)
 def run_rows(
-    forest, axes, ties, x, cutoff, slack, budget, first, limit, stale, frozen, steep, cells, trees, spare, work, cost, lower, witness, status, boxes
+    forest,
+    axes,
+    ties,
+    x,
+    cutoff,
+    slack,
+    budget,
+    first,
+    limit,
+    stale,
+    frozen,
+    steep,
+    worst,
+    cells,
+    trees,
+    spare,
+    work,
+    cost,
+    lower,
+    witness,
+    status,
+    boxes,
 ):  # pragma: no cover - compiled
     """Search every row of ``x`` ``(n, d)``; results go to the arrays that come last, one entry a row."""
     width = len(axes.feature)
@@ -65,11 +86,11 @@ def run_rows(
             _write(axes, cells, ties, best, best_tied, row, stale[i], witness[i])
             continue
         upper, found = budget, False
-        paid = greedy(trees, cells, active, forest.base, cutoff, upper, best, work)
+        paid = np.inf if worst else greedy(trees, cells, active, forest.base, cutoff, upper, best, work)
         if paid < upper and evades(trees, best, forest.base, forest.single, cutoff):
             for a in active:
                 work.low[a] = work.high[a] = best[a]
-            paid, _ = cheapest_point(ties, i, row, axes, cells, steep, active, work.low, work.high, work.cell, best_tied, work.room)
+            paid, _ = cheapest_point(ties, i, row, axes, cells, steep, worst, active, work.low, work.high, work.cell, best_tied, work.room)
             if paid < upper:
                 upper, found = paid, True
         boxes[i], lower[i] = 0, 0.0
@@ -79,7 +100,7 @@ def run_rows(
                 fewer(trees, work.low, work.high, spare, work.new, work.reach)
             else:
                 spare, trees = trees, spare
-            upper, lower[i], boxes[i], better = branch(spare, trees, ties, i, row, axes, cells, steep, active, forest.base, forest.single, cutoff,
+            upper, lower[i], boxes[i], better = branch(spare, trees, ties, i, row, axes, cells, steep, worst, active, forest.base, forest.single, cutoff,
                                                        slack, upper, first, limit, best, best_tied, work)  # fmt: skip
             found = found or better
         if found:

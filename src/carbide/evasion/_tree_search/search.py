@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +38,11 @@ class SearchResult:
     witness: Array
     status: Array
     nodes: Array
+
+    @property
+    def proven(self) -> Array:
+        """Whether each row's question is answered, ``(n,)`` bool: an evasion within the budget is shown, or that there is none."""
+        return self.status != "unknown"
 
     def put(self, rows: Array, other: SearchResult) -> SearchResult:
         """This result with the given rows replaced by those of another."""
@@ -73,10 +79,7 @@ def search(ensemble: Ensemble, x: Array, prices: PriceTable, space: Space, *, th
     forest = _binary(ensemble, 1)
     rows = np.ascontiguousarray(x, np.float64).reshape(len(x), -1)
     how = _How(cutoff=cutoff(ensemble, threshold, rounding), budget=budget * (1 + ROUNDING) + ROUNDING, first=first, boxes=boxes)
-    loose = budget_problem(rows, prices, space, held=False)
-    result = _solve(forest, loose, rows, how, space)
-    if loose.hard:
-        result = _with_held(forest, result, rows, how, prices, space)
+    result = _around_hard(forest, lambda part, held: budget_problem(part, prices, space, held=held), rows, how, space)
     paid = np.where(np.isfinite(result.cost), price_of(rows, result.witness, prices, space), np.inf)
     return replace(result, cost=paid, lower=np.where(result.status == "exact", paid, result.lower))
 
@@ -85,7 +88,7 @@ def search_ball(ensemble: Ensemble, x: Array, y: Array, threat: LpBall, space: S
                 rounding: int = 0) -> SearchResult:  # fmt: skip
     """Whether the ball around each row ``x`` ``(n, *shape)`` holds a row that is not given its class ``y`` ``(n,)``.
 
-    ``cost`` is the norm of the change. For p = inf any such row will do (``found``); for p = 0, 1, 2 it is the nearest.
+    ``cost`` is the norm of the change that leads to the nearest such row.
 
     Raises:
         InputError: if a label is not a class of the trees.
@@ -140,7 +143,7 @@ def _binary(ensemble: Ensemble, label: int) -> Forest:
     return forest_of(ensemble, sign * ensemble.value[:, column], sign * ensemble.base[-1])
 
 
-def _rivals(ensemble: Ensemble, label: int, threshold: float, rounding: int):
+def _rivals(ensemble: Ensemble, label: int, threshold: float, rounding: int) -> Iterator[tuple[Forest, float]]:
     """For every other class, trees whose sum is below the cutoff where that class wins against ``label``."""
     classes = ensemble.classes.tolist()
     if label not in classes:
@@ -189,7 +192,7 @@ def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array,
     cost, lower, witness = np.full(n, np.inf), np.zeros(n), rows.copy()
     status, boxes = np.zeros(n, np.int64), np.zeros(n, np.int64)
     run_rows(forest, axes, ties, rows, how.cutoff, 2 * _slack(forest, forest.single), how.budget, how.first, how.boxes, stale, frozen, axes.matrix < 0,
-             cells, trees, spare, work, cost, lower, witness, status, boxes)  # fmt: skip
+             problem.worst, cells, trees, spare, work, cost, lower, witness, status, boxes)  # fmt: skip
     return SearchResult(cost=cost, lower=lower, witness=witness, status=NAMES[status].astype("U7"), nodes=boxes)
 
 
@@ -234,26 +237,21 @@ def _nearer(new: SearchResult, result: SearchResult, rows: Array) -> SearchResul
                         nodes=new.nodes + old["nodes"])  # fmt: skip
 
 
-def _with_held(forest: Forest, loose: SearchResult, rows: Array, how: _How, prices: PriceTable, space: Space) -> SearchResult:
-    """Where the witness of the search without hard relations breaks one, search again with their features held still."""
-    bad = np.flatnonzero(np.isfinite(loose.cost) & ~allowed(loose.witness, rows, space))
+def _around_hard(forest: Forest, problem: Callable[[Array, bool], Problem], rows: Array, how: _How, space: Space) -> SearchResult:
+    """The search; where its witness breaks a hard relation, which it does not know, another one with that relation's features held still."""
+    loose = problem(rows, False)
+    result = _solve(forest, loose, rows, how, space)
+    bad = np.flatnonzero(np.isfinite(result.cost) & ~allowed(result.witness, rows, space)) if loose.hard else np.zeros(0, np.int64)
     if not len(bad):
-        return loose
-    held = _solve(forest, budget_problem(rows[bad], prices, space, held=True), rows[bad], how, space)
-    lower = loose.lower[bad]
+        return result
+    held = _solve(forest, problem(rows[bad], True), rows[bad], how, space)
+    lower = result.lower[bad]
     status = np.where(held.cost <= lower, "exact", np.where(np.isfinite(held.cost) & how.first, "found", "unknown"))
-    return loose.put(bad, replace(held, lower=lower, status=status.astype("U7"), nodes=held.nodes + loose.nodes[bad]))
+    return result.put(bad, replace(held, lower=lower, status=status.astype("U7"), nodes=held.nodes + result.nodes[bad]))
 
 
 def _in_ball(forest: Forest, rows: Array, threat: LpBall, space: Space, cutoff: float, boxes: int) -> SearchResult:
-    sup = math.isinf(threat.p)
-    budget = 1.0 if sup else (threat.eps**2 if threat.p == 2 else threat.eps) * (1 + ROUNDING) + ROUNDING * 1e-3
-    how = _How(cutoff=cutoff, budget=budget, first=sup, boxes=boxes)
-    result = _run(forest, ball_problem(rows, threat, space), rows, how, np.zeros(len(rows), bool), frozen=False)
-    if sup:
-        size = np.abs(result.witness - rows).max(1, initial=0.0)
-        lower = np.where(result.status == "safe", threat.eps, 0.0)
-        status = np.where((result.status == "exact") & (size > 0), "found", result.status)
-        return replace(result, cost=np.where(np.isfinite(result.cost), size, np.inf), lower=lower, status=status.astype("U7"))
-    root = 0.5 if threat.p == 2 else 1.0
-    return replace(result, cost=result.cost**root, lower=result.lower**root)
+    power = 2.0 if threat.p == 2 else 1.0
+    how = _How(cutoff=cutoff, budget=(threat.eps * (1 + ROUNDING)) ** power + ROUNDING * 1e-3, first=False, boxes=boxes)
+    result = _around_hard(forest, lambda part, held: ball_problem(part, threat, space, held=held), rows, how, space)
+    return replace(result, cost=result.cost ** (1 / power), lower=result.lower ** (1 / power))

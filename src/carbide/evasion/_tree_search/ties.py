@@ -20,11 +20,6 @@ SLACK = 0.5e-9
 LARGEST = 5  # axes in a group; more corners than these take too long
 
 
-def no_ties(rows: int) -> Ties:
-    """No relations at all."""
-    return make_ties([], [], rows)
-
-
 def make_ties(groups: list[list[int]], relations: list[list[tuple[Array, Array]]], rows: int) -> Ties:
     """Groups of axes with their relations: ``(coefficients, one a group's axis; right-hand sides, one a row of x)``."""
     states, frees, chosen, counts, inverses, starts = [], [], [], [], [], [0]

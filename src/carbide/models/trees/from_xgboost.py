@@ -68,8 +68,8 @@ def _base(parameters: dict[str, Any], outputs: int, link: str) -> np.ndarray:
     """The starting margins; the file holds a probability for binary models, in newer releases as a list in a string."""
     scores = np.array([float(s) for s in parameters["base_score"].strip("[]").split(",")], np.float32)
     if link == "sigmoid":
-        with np.errstate(divide="ignore"):
-            scores = -np.log(np.float32(1) / scores - np.float32(1))
+        with np.errstate(divide="ignore"):  # rounded once from double precision, as the C library's logf is; numpy's is an ulp off
+            scores = -np.log((np.float32(1) / scores - np.float32(1)).astype(np.float64)).astype(np.float32)
     return np.broadcast_to(scores.astype(np.float64), (outputs,)).copy()
 
 
