@@ -116,7 +116,7 @@ def _checks(phase: str, reported: Section, section: Section, model: Model | None
     if not section.evidence:
         return []
     headline = reported.headline()
-    told = {f.metric: f.value for f in reversed(reported.findings)}
+    told: dict[str, float] = {f.metric: f.value for f in reversed(reported.findings)}
     if headline is not None:
         told[headline.metric] = headline.value
     judge = judge_of(_Room(section.room))  # type: ignore[arg-type]
