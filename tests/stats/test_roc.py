@@ -1,5 +1,7 @@
 """Curves against scikit-learn, brute force and populations whose curve is known."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,7 +45,7 @@ def test_rate_is_that_of_the_best_threshold_or_coin(rows, fpr):
     allowed = [tpr for alarm, tpr in points if alarm <= fpr + 1e-12]
     assert tpr_at_fpr(scores, members, fpr, interpolate=False) == pytest.approx(max(allowed))
     coin = max(allowed)
-    for (a, s), (b, t) in zip(points, points[1:], strict=False):
+    for (a, s), (b, t) in itertools.pairwise(points):
         if a <= fpr < b:
             coin = s + (t - s) * (fpr - a) / (b - a)
     assert tpr_at_fpr(scores, members, fpr) == pytest.approx(coin, abs=1e-9)
