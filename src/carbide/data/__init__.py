@@ -1,5 +1,6 @@
 """Data: file formats, splits and built-in cases.
 
+>>> from carbide.data import builtin
 >>> splits = builtin("patients")
 >>> splits.train.space.shape
 (30,)

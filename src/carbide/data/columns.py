@@ -77,8 +77,8 @@ def encode_labels(column: Any, positive: Any) -> Labels:
         names = (rest[0] if len(rest) == 1 else "other", wanted[0] if len(wanted) == 1 else " or ".join(wanted))
         return Labels(y=np.isin(cells, wanted).astype(np.int64), names=names)
     if len(found) > max(2, min(len(cells) // 4, 1000)):
-        raise InputError(f"label column {column.name!r} holds {len(found)} different values in {len(cells)} rows (e.g. {found[1]!r}), which are no classes; "
-                         "name another column, or say which values are positive")  # fmt: skip
+        raise InputError(f"label column {column.name!r} holds {len(found)} different values in {len(cells)} rows (e.g. {found[1]!r}), which are no "
+                         "classes; name another column, or say which values are positive")  # fmt: skip
     code = {name: i for i, name in enumerate(found)}
     return Labels(y=np.array([code[c] for c in cells], np.int64), names=tuple(found))
 
@@ -107,14 +107,15 @@ def as_numbers(column: Any, *, categorical: bool) -> Array | None:
     if kinds.is_numeric_dtype(column) and not kinds.is_complex_dtype(column):
         return _finite(column.to_numpy(np.float64, na_value=np.nan), column.name)
     code, found = _factorized(column)
-    numbers = pandas.to_numeric(pandas.Series([str(v) for v in found], dtype=object), errors="coerce").to_numpy(np.float64)
+    texts: Any = pandas.Series([str(v) for v in found], dtype=object)
+    numbers = np.asarray(pandas.to_numeric(texts, errors="coerce"), np.float64)
     odd = np.isnan(numbers)
     if not odd.any() and len(found):
         return _finite(np.append(numbers, np.nan)[code], column.name)
     count = np.bincount(code[code >= 0], minlength=len(found))
     if len(found) and odd.sum() <= 3 and count[odd].sum() <= (1 - MOSTLY) * count.sum():
-        texts = ", ".join(repr(str(found[i])) for i in np.flatnonzero(odd))
-        raise InputError(f"column {column.name!r} holds numbers except {int(count[odd].sum())} cells ({texts}); name them under missing:, "
+        strange = ", ".join(repr(str(found[i])) for i in np.flatnonzero(odd))
+        raise InputError(f"column {column.name!r} holds numbers except {int(count[odd].sum())} cells ({strange}); name them under missing:, "
                          "or the column under categorical:")  # fmt: skip
     return None
 
@@ -125,7 +126,7 @@ def _factorized(column: Any) -> tuple[Array, Any]:
     try:
         code, found = pandas.factorize(column)
     except TypeError as error:
-        raise InputError(f"column {column.name!r} holds lists or other nested values ({error}); turn it into numbers or texts, or drop: it") from error
+        raise InputError(f"column {column.name!r} holds nested values ({error}); turn it into numbers or texts, or drop: it") from error
     odd = next((v for v in found if isinstance(v, list | dict | tuple | set | np.ndarray | bytes)), None)
     if odd is not None:
         raise InputError(f"column {column.name!r} holds values of type {type(odd).__name__}; turn it into numbers or texts, or drop: it")
@@ -172,7 +173,7 @@ def fill_numbers(values: Array, train: Array, name: str, fill: str | float | Non
     if fill == "keep" or not gone.any():
         return values
     if fill is None:
-        raise InputError(f"column {name!r} has {int(gone.sum())} missing cells (first: row {int(gone.argmax())}); give fill: median, 0, drop, or keep "
+        raise InputError(f"column {name!r} has {int(gone.sum())} missing cells (first: row {int(gone.argmax())}); give fill: median, 0, drop or keep "
                          "(keep only for models that take NaN), or drop: the column")  # fmt: skip
     if fill == "median":
         known = values[train][~gone[train]]
@@ -192,8 +193,8 @@ def fill_texts(cells: Array, train: Array, name: str, fill: str | float | None) 
     if not gone.any():
         return cells
     if fill is None:
-        raise InputError(f"text column {name!r} has {int(gone.sum())} missing cells (first: row {int(gone.argmax())}); give fill: keep (a category of its own), "
-                         "median (the commonest text), 0 or drop, or drop: the column")  # fmt: skip
+        raise InputError(f"text column {name!r} has {int(gone.sum())} missing cells (first: row {int(gone.argmax())}); give fill: keep (a category "
+                         "of its own), median (the commonest text), 0 or drop, or drop: the column")  # fmt: skip
     stand_in = MISSING
     if fill == "median":
         known, count = np.unique(cells[train][~gone[train]].astype(str), return_counts=True)
@@ -216,8 +217,8 @@ def encode_texts(cells: Array, train: Array, name: str, categories: Sequence[str
     if categories is None:
         found = sorted(set(cells[train].tolist()), key=_order)
         if len(found) > max(20, len(train) // 2):
-            raise InputError(f"text column {name!r} has {len(found)} different texts in {len(train)} training rows, so it names rows instead of describing them; "
-                             f"drop: [{name}], or name it under group: if rows of one name belong together")  # fmt: skip
+            raise InputError(f"text column {name!r} has {len(found)} different texts in {len(train)} training rows, so it names rows instead of "
+                             f"describing them; drop: [{name}], or name it under group: if rows of one name belong together")  # fmt: skip
         categories = (*[f for f in found if f != OTHER], OTHER)
     import pandas
 
@@ -227,5 +228,5 @@ def encode_texts(cells: Array, train: Array, name: str, categories: Sequence[str
     unseen = place < 0
     if unseen.any() and OTHER not in known:
         row = int(unseen.argmax())
-        raise InputError(f"column {name!r} holds {cells[row]!r} in row {row}, which the space does not list; add it, or add {OTHER!r} to its categories")
+        raise InputError(f"column {name!r} holds {cells[row]!r} in row {row}, which the space does not list; add it or {OTHER!r} to its categories")
     return np.where(unseen, known.get(OTHER, -1), place).astype(np.float64), tuple(categories), int(unseen.sum())

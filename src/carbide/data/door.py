@@ -117,5 +117,5 @@ def must_look_like(blob: bytes, name: str, expected: str, magics: tuple[bytes, .
     other = next((words for magic, words in MAGIC.items() if blob.startswith(magic)), None)
     if magics or other:
         raise InputError(
-            f"{name} should be {expected}, but it is {other or 'something else (its first bytes are ' + blob[:4].hex() + ')'}; name the file by what it is"
+            f"{name} should be {expected}, but it is {other or f'something else (it begins with {blob[:4].hex()})'}; name the file by what it is"
         )

@@ -47,8 +47,8 @@ def read_frame(source: str, *, missing: Sequence[str] = (), header: bool = True,
     if name.lower().endswith(".parquet"):
         frame = _parquet(blob, source, missing)
     else:
-        frame = _csv(blob, source, missing=missing, header=header, names=names, separator=separator or ("\t" if name.lower().endswith(".tsv") else ","),
-                     encoding=encoding)  # fmt: skip
+        usual = "\t" if name.lower().endswith(".tsv") else ","
+        frame = _csv(blob, source, missing=missing, header=header, names=names, separator=separator or usual, encoding=encoding)
     if frame.shape[0] == 0 or frame.shape[1] == 0:
         raise InputError(f"data {source} has {frame.shape[0]} rows and {frame.shape[1]} columns; give a table with rows below its header")
     return frame

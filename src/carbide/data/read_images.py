@@ -66,8 +66,8 @@ def _open_all(files: list[Path], size: Sequence[int] | None) -> Array:
     if len(shapes) > 1:
         first = images[0].size
         odd = next(i for i, image in enumerate(images) if image.size != first)
-        raise InputError(f"image {files[odd]} is {images[odd].size[0]} wide and {images[odd].size[1]} high, but {files[0]} is {first[0]} by {first[1]}; "
-                         "bring all to one size, or give size: [height, width]")  # fmt: skip
+        raise InputError(f"image {files[odd]} is {images[odd].size[0]} wide and {images[odd].size[1]} high, but {files[0]} is {first[0]} by "
+                         f"{first[1]}; bring all to one size, or give size: [height, width]")  # fmt: skip
     arrays = [np.asarray(image.convert("RGB") if colour else image, np.uint8) for image in images]
     stacked = np.stack(arrays)
     return np.ascontiguousarray(np.moveaxis(stacked, 3, 1)) if colour else stacked[:, None]

@@ -104,7 +104,8 @@ def _table(frame: Any, part: Array, meaning: Meaning, how: Cutting, notes: list[
                                                                          ("source_column", meaning.source)) if column is not None}  # fmt: skip
     if "label" not in roles:
         raise InputError(f"no label is named; add label: with one of the columns {', '.join(map(repr, list(frame.columns)[:12]))}")
-    dropped = [cells.find(frame, column, "drop") for column in meaning.drop]
+    nameless = [c for c in frame.columns if c.startswith("Unnamed:")]  # what "" under drop: means
+    dropped = [c for column in meaning.drop for c in (nameless if str(column).strip() == "" else [cells.find(frame, column, "drop")])]
     if roles["label"] in dropped:
         raise InputError(f"label {roles['label']!r} is also under drop:; take it out of one of them")
     kept = [c for c in frame.columns if c not in dropped and c not in roles.values()]
@@ -134,8 +135,9 @@ def _table(frame: Any, part: Array, meaning: Meaning, how: Cutting, notes: list[
 
 def _keys(features: Any, meaning: Meaning) -> Array:
     """Content keys from the raw cells, whatever part a row is in and whatever type another file gave its column."""
-    import pandas
+    import pandas.util
 
+    hash_array: Any = pandas.util.hash_array
     categorical = [cells.find(features, c, "categorical") for c in meaning.categorical]
     codes = []
     for column in features.columns:
@@ -144,13 +146,14 @@ def _keys(features: Any, meaning: Meaning) -> Array:
             codes.append(np.where(np.isnan(numbers), np.nan, numbers + 0.0).view(np.uint64))
         else:
             texts = np.array(["\0" if c is None else c for c in cells.as_texts(features[column])], dtype=object)
-            codes.append(pandas.util.hash_array(texts, categorize=True))
+            codes.append(hash_array(texts, categorize=True))
     return row_keys(np.column_stack(codes))
 
 
 def _codes(column: Any, what: str) -> Array:
     if column.isna().any():
-        raise InputError(f"{what} column {column.name!r} has {int(column.isna().sum())} missing cells (first: row {int(column.isna().to_numpy().argmax())}); "
+        first = int(column.isna().to_numpy().argmax())
+        raise InputError(f"{what} column {column.name!r} has {int(column.isna().sum())} missing cells (first: row {first}); "
                          "give each row its value, or delete these rows")  # fmt: skip
     return np.unique(np.array([cells.words(v) for v in column.tolist()]), return_inverse=True)[1]
 
@@ -228,20 +231,21 @@ def _must_fit(x: Array, space: Space) -> None:
         if wrong.any():
             row, column = (int(i) for i in np.argwhere(wrong)[0])
             raise InputError(f"row {row} has {space.names[column]} = {x[row, column]:g}, {words} in the space "
-                             f"[{space.lower[column]:g}, {space.upper[column]:g}] ({int(wrong[:, column].sum())} such rows); correct the space or these rows")  # fmt: skip
+                             f"[{space.lower[column]:g}, {space.upper[column]:g}] ({int(wrong[:, column].sum())} such rows); "
+                             "correct the space or these rows")  # fmt: skip
 
 
 def _dataset(table: Table, x: Array, space: Space, name: str) -> Dataset:
-    return Dataset(x=np.ascontiguousarray(x, np.float64), y=table.labels.y, ids=table.ids, source=table.source, space=space, classes=len(table.labels.names),
-                   class_names=table.labels.names, name=name)  # fmt: skip
+    return Dataset(x=np.ascontiguousarray(x, np.float64), y=table.labels.y, ids=table.ids, source=table.source, space=space,
+                   classes=len(table.labels.names), class_names=table.labels.names, name=name)  # fmt: skip
 
 
 def _note_outside(x: Array, space: Space, train: Array, notes: list[str]) -> None:
+    rest = np.setdiff1d(np.arange(len(x)), train)
     with np.errstate(invalid="ignore"):
-        outside = ((x < space.lower) | (x > space.upper)).any(1)
-    outside[train] = False
-    if outside.any():
-        notes.append(f"{int(outside.sum())} validation and test rows lie outside the bounds that the training rows give")
+        outside = int(((x[rest] < space.lower) | (x[rest] > space.upper)).any(1).sum())
+    if outside:
+        notes.append(f"{outside} validation and test rows lie outside the bounds that the training rows give")
 
 
 def _note_columns(train: Dataset, notes: list[str]) -> None:
@@ -277,5 +281,6 @@ def _note_telling_gaps(features: Any, labels: cells.Labels, notes: list[str]) ->
         if share[top] > 0.95 and usual[top] < 0.9:
             telling.append((features.columns[j], labels.names[top]))
     if telling:
-        notes.append(f"missing cells give the label away: nearly all rows that lack {telling[0][0]!r}{f' or {len(telling) - 1} other columns' if len(telling) > 1 else ''} "
+        more = f" or {len(telling) - 1} other columns" if len(telling) > 1 else ""
+        notes.append(f"missing cells give the label away: nearly all rows that lack {telling[0][0]!r}{more} "
                      f"are of class {telling[0][1]!r}; give fill: drop or 0, and no category for missing")  # fmt: skip

@@ -19,7 +19,24 @@ from carbide.extraction.surrogates import copy_of
 from carbide.registry import Method
 from carbide.run import remember, spread
 from carbide.stats.intervals import clopper_pearson
-from carbide.types import Access, Array, CarbideError, Case, Dataset, Figure, Finding, Model, Queries, Section, Series, Skip, Threat, decide, rng_for
+from carbide.types import (
+    BLACK_BOX,
+    Access,
+    Array,
+    CarbideError,
+    Case,
+    Dataset,
+    Figure,
+    Finding,
+    Model,
+    Queries,
+    Section,
+    Series,
+    Skip,
+    Threat,
+    decide,
+    rng_for,
+)
 
 MODES = ("logits", "probabilities", "labels")
 ROWS = 2000  # test rows on which copies are compared; more are drawn down to this number
@@ -67,6 +84,7 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
               for name, method in methods.items() for mode, n in _grid(threat, method, modes, asked)]  # fmt: skip
     results = spread(steal, trials, label="extraction: copies", key=[trial.key() for trial in trials])
     done = {(t.name, t.threat.answers, t.threat.n): r["labels"] for t, r in zip(trials, results, strict=True) if "labels" in r}
+    done |= {(name, twin, n): labels for (name, mode, n), labels in done.items() for twin in _twins(methods[name], mode, modes)}
     failed = {t.name: str(r["failed"]) for t, r in zip(trials, results, strict=True) if "failed" in r}
     skipped = tuple(Skip(method=name, threat=threat.words(), reason=reason, status="failed") for name, reason in failed.items())
     whole = [name for name in methods if name not in failed]
@@ -75,8 +93,10 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
     best = max(whole, key=lambda name: field.fidelity(done[name, asked, threat.n]))
     guess, rival = remember("extraction: rivals", (case.model, field.pool, field.x, case.seed), lambda: _rivals(case, field))
     note = _note(threat, asked, field, guess, rival)
-    findings = [f for name in whole for mode in modes if (name, mode, threat.n) in done
-                for f in _findings(case, field, done[name, mode, threat.n], name, replace(threat, answers=mode), headline=(name, mode) == (best, asked), note=note)]  # fmt: skip
+    findings: list[Finding] = []
+    for name, mode in [(name, mode) for name in whole for mode in modes if (name, mode, threat.n) in done]:
+        here = replace(threat, answers=mode)
+        findings += _findings(case, field, done[name, mode, threat.n], name, here, headline=(name, mode) == (best, asked), note=note)
     findings.sort(key=lambda f: not f.headline)
     evidence: dict[str, Array] = {
         "x": field.x,
@@ -132,23 +152,28 @@ def steal(trial: Trial) -> dict[str, Any]:
     oracle = Oracle(model=trial.model, threat=trial.threat)
     try:
         copied = trial.method(oracle, trial.pool, trial.threat, rng)
+        oracle.close()
+        shares = np.asarray(copied.predict(trial.x))
     except CarbideError as error:
         return {"failed": str(error)}
-    before = oracle.asked
-    shares = np.asarray(copied.predict(trial.x))
     if shares.shape != (len(trial.x), trial.model.classes) or not np.isfinite(shares).all():
         return {"failed": f"its copy answers {len(trial.x)} rows with an array of shape {shares.shape}, not finite probabilities a class"}
-    if oracle.asked != before:
-        return {"failed": "its copy asks the victim, so it is none"}
-    return {"labels": decide(shares, copied.threshold)}
+    return {"labels": decide(shares, getattr(copied, "threshold", 0.5))}
 
 
 def _grid(threat: Queries, method: Method, modes: list[str], asked: str) -> list[tuple[str, int]]:
+    """Kinds of answers and numbers of queries that are tried: those of the curve, or the threat's alone."""
     points = int(getattr(method, "points", 1))
     if points == 1:
-        return [(asked, threat.n)]
+        return [("probabilities" if asked in _twins(method, "probabilities", modes) else asked, threat.n)]
     counts = np.unique(np.geomspace(min(START, threat.n), threat.n, points).round().astype(int))
-    return [(mode, int(n)) for mode in modes for n in counts]
+    known = {twin for mode in modes[1:] for twin in _twins(method, mode, modes)}
+    return [(mode, int(n)) for mode in modes if mode not in known for n in counts]
+
+
+def _twins(method: Method, mode: str, modes: list[str]) -> list[str]:
+    """The kinds of answers from which this thief learns just what it learns from ``mode``, which is tried in their stead."""
+    return [m for m in ("logits",) if getattr(method, "scale_free", False) and mode == "probabilities" and m in modes]
 
 
 def _rivals(case: Case, field: Field) -> tuple[Array, Array]:
@@ -160,18 +185,17 @@ def _rivals(case: Case, field: Field) -> tuple[Array, Array]:
 
 
 def _note(threat: Queries, asked: str, field: Field, guess: Array, rival: Array) -> str:
-    words = (f"measured on rows the thief never asked for; it holds {len(field.pool)} rows of the same kind, none of them training rows; "
-             f"without any query a guesser agrees on {field.fidelity(guess):.1%} and a rival trained on true labels on {field.fidelity(rival):.1%}")  # fmt: skip
+    words = (f"measured on rows the thief never asked for; it holds {len(field.pool)} rows of the same kind, none of them training rows; without "
+             f"any query a guesser agrees on {field.fidelity(guess):.1%} and a rival trained on true labels on {field.fidelity(rival):.1%}")  # fmt: skip
     return words if asked == threat.answers else f"{words}; {threat.answers} were asked for, but the model answers labels only"
 
 
 def _findings(case: Case, field: Field, thief: Array, name: str, threat: Queries, *, headline: bool, note: str) -> list[Finding]:
     same, right = thief == field.victim, thief == field.y
-    common: dict[str, Any] = {"method": name, "threat": threat.words(), "access": "labels" if threat.answers == "labels" else "labels, scores", "seed": case.seed,
-                              "good": -1}  # fmt: skip
+    access = Access.LABELS if threat.answers == "labels" else BLACK_BOX
+    common: dict[str, Any] = {"method": name, "threat": threat.words(), "access": access.words(), "seed": case.seed, "good": -1}
     found = [_rate("fidelity", same, headline=headline, note=note, **common), _rate("thief accuracy", right, **common)]
-    classes = [c for c in np.unique(field.victim)]
-    worst = min(classes, key=lambda c: float(same[field.victim == c].mean()))
+    worst = min(np.unique(field.victim), key=lambda c: float(same[field.victim == c].mean()))
     return [*found, _rate("fidelity, worst class", same[field.victim == worst], note=f"rows that the victim calls class {worst}", **common)]
 
 

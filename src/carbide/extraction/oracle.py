@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carbide.types import Access, Array, CarbideError, Model, Queries, Space, decide
+from carbide.types import Access, Array, CarbideError, Model, Queries, decide
 
 FLOOR = 1e-300  # probabilities below this are answered as its logarithm
 
@@ -41,9 +41,27 @@ class Answers:
         """The answers to these rows."""
         return Answers(labels=self.labels[rows], logs=None if self.logs is None else self.logs[rows])
 
+    def then(self, more: Answers) -> Answers:
+        """These answers followed by more of the same kind."""
+        logs = None if self.logs is None or more.logs is None else np.concatenate([self.logs, more.logs])
+        return Answers(labels=np.concatenate([self.labels, more.labels]), logs=logs)
+
     def soft(self, classes: int) -> Array:
         """Probabilities ``(n, k)``; one-hot rows where only labels are known."""
         return np.eye(classes)[self.labels] if self.logs is None else np.exp(self.logs)
+
+
+class _Victim:
+    """The model behind an oracle: once the theft is over it answers nobody who kept a hand on it."""
+
+    def __init__(self, model: Model) -> None:
+        self._model, self.open = model, True
+
+    def predict(self, x: Array) -> Array:
+        """The model's probabilities, while it is open."""
+        if not self.open:
+            raise OverBudget("a thief's copy asks the victim instead of answering alone")
+        return self._model.predict(x)
 
 
 class Oracle:
@@ -54,25 +72,31 @@ class Oracle:
     """
 
     def __init__(self, *, model: Model, threat: Queries) -> None:
-        self._model = model
+        self._victim = _Victim(model)
+        self.space, self.classes, self._threshold = model.space, model.classes, model.threshold
         self.budget = threat.n
         self.answers = threat.answers if Access.SCORES in model.access else "labels"
         self.asked = 0
 
     @property
-    def space(self) -> Space:
-        """The space of the victim's inputs, which its interface documents."""
-        return self._model.space
-
-    @property
-    def classes(self) -> int:
-        """The number of the victim's classes."""
-        return self._model.classes
-
-    @property
     def left(self) -> int:
         """Rows that may still be asked for."""
         return self.budget - self.asked
+
+    def close(self) -> None:
+        """End the theft: whoever asks the victim from now on fails."""
+        self._victim.open = False
+
+    def __call__(self, x: Array) -> Array:
+        """The victim's answers to rows ``(n, *shape)`` as its interface gives them: logits or probabilities ``(n, k)``, or labels ``(n,)``.
+
+        Raises:
+            OverBudget: if fewer than n rows are left.
+        """
+        answers = self.ask(x)
+        if answers.logs is None:
+            return answers.labels
+        return answers.logs if self.answers == "logits" else np.exp(answers.logs)
 
     def ask(self, x: Array) -> Answers:
         """The victim's answers to rows ``(n, *shape)``, each of which counts.
@@ -83,8 +107,8 @@ class Oracle:
         if len(x) > self.left:
             raise OverBudget(f"a thief asked for {len(x)} rows with {self.left} of {self.budget} left; it must stop by itself")
         self.asked += len(x)
-        probabilities = self._model.predict(x)
-        labels = decide(probabilities, self._model.threshold)
+        probabilities = self._victim.predict(x)
+        labels = decide(probabilities, self._threshold)
         if self.answers == "labels":
             return Answers(labels=labels)
         return Answers(labels=labels, logs=np.log(np.maximum(probabilities, FLOOR)))

@@ -23,8 +23,9 @@ class Cnn:
         return self.model.predict(x)
 
 
-def train_cnn(x: Array, target: Array, seed: int, *, steps: int = 600, batch: int = 64, rate: float = 3e-3, width: int = 16) -> Cnn:
+def train_cnn(x: Array, target: Array, seed: int, *, batch: int = 64, rate: float = 3e-3, width: int = 16) -> Cnn:
     """A CNN of images ``(n, c, h, w)`` trained on cross-entropy with ``target`` ``(n, k)`` by Adam with a one-cycle rate."""
+    steps = int(np.clip(30 * len(x) / batch, 120, 400))
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -52,13 +52,18 @@ class Surrogate:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lesson:
-    """What a learner is given: rows, answers, the number of classes and a seed; ``clip`` bounds probabilities away from 0 and 1."""
+    """What a learner is given: rows, answers, the number of classes and a seed; ``cut`` is where a two-class victim decides."""
 
     x: Array
     answers: Answers
     classes: int
     seed: int
-    clip: float = 1e-3
+    cut: float = 0.5
+
+    @property
+    def clip(self) -> float:
+        """How far probabilities are kept from 0 and 1 where learners are not exact anyhow."""
+        return min(1e-3, self.cut / 10, (1 - self.cut) / 10)
 
     @functools.cached_property
     def rows(self) -> Rows:
@@ -214,8 +219,8 @@ def net(lesson: Lesson) -> Predictor:
 
     x = lesson.rows(lesson.x)
     small = len(x) <= 2000
-    options: dict[str, Any] = {"hidden_layer_sizes": (64,), "alpha": 1e-3, "random_state": lesson.seed, "solver": "lbfgs" if small else "adam", "tol": 1e-4,
-                               "max_iter": 150 if small else int(np.clip(200_000 // len(x), 5, 100))}  # fmt: skip
+    steps: dict[str, Any] = {"solver": "lbfgs", "max_iter": 150} if small else {"solver": "adam", "max_iter": int(np.clip(200_000 // len(x), 5, 100))}
+    options: dict[str, Any] = {"hidden_layer_sizes": (64,), "alpha": 1e-3, "random_state": lesson.seed, "tol": 1e-4} | steps
     with _unfinished_is_fine():
         if lesson.answers.logs is None:
             model = MLPClassifier(**options).fit(x, lesson.answers.labels)
@@ -242,20 +247,60 @@ def cnn(lesson: Lesson) -> Predictor:
     return train_cnn(lesson.x, lesson.answers.soft(lesson.classes), lesson.seed)
 
 
-LEARNERS: dict[str, Callable[[Lesson], Predictor]] = {"linear": linear, "forest": forest, "boosting": boosting, "net": net, "cnn": cnn}
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Averaged:
+    """The mean log-odds of several predictors: for two classes around each one's own cut, moved to the common ``cut``."""
+
+    parts: tuple[tuple[Predictor, float], ...]
+    cut: float
+
+    def __call__(self, x: Array) -> Array:
+        logs = [(np.log(np.maximum(part(x), 1e-6)), cut) for part, cut in self.parts]
+        if logs[0][0].shape[1] == 2:
+            odds = [np.clip(log[:, 1] - log[:, 0] - _logit(cut), -5, 5) for log, cut in logs]
+            z = np.mean(odds, axis=0) + _logit(self.cut)
+            return np.stack([1 / (1 + np.exp(z)), 1 / (1 + np.exp(-z))], 1)
+        e = np.exp(np.mean([log for log, _ in logs], axis=0))
+        return e / e.sum(1, keepdims=True)
 
 
-def learners_for(space: Space, classes: int) -> tuple[str, ...]:
+def _logit(p: float) -> float:
+    return float(np.log(p) - np.log1p(-p))
+
+
+def trees(lesson: Lesson) -> Predictor:
+    """Forest and boosting together, on the probabilities and on the labels alone, since a thief may look past the scores."""
+    views = [lesson]
+    if lesson.answers.logs is not None and len(np.unique(lesson.answers.labels)) > 1:
+        views.append(replace(lesson, answers=Answers(labels=lesson.answers.labels), cut=0.5))
+    kinds = (forest, boosting) if lesson.classes <= 3 else (forest,)
+    return Averaged(parts=tuple((kind(view), view.cut) for view in views for kind in kinds), cut=lesson.cut)
+
+
+LEARNERS: dict[str, Callable[[Lesson], Predictor]] = {
+    "trees": trees,
+    "linear": linear,
+    "net": net,
+    "cnn": cnn,
+    "forest": forest,
+    "boosting": boosting,
+}
+
+
+def learners_for(space: Space) -> tuple[str, ...]:
     """The learners that suit an input: trees for tables, a CNN for images where torch is installed."""
     if space.is_image:
         return ("linear", "net", "cnn") if importlib.util.find_spec("torch") else ("linear", "net")
-    return ("linear", "forest", "net", "boosting") if classes <= 3 else ("linear", "forest", "net")
+    return "trees", "linear", "net"
 
 
-def copy_of(x: Array, answers: Answers, space: Space, classes: int, rng: Rng, *, learners: tuple[str, ...] | None = None) -> Surrogate:
+def copy_of(
+    x: Array, answers: Answers, space: Space, classes: int, rng: Rng, *, learners: tuple[str, ...] | None = None, weight: Array | None = None
+) -> Surrogate:
     """The best copy that answers ``(n,)`` to rows ``x`` ``(n, *shape)`` give.
 
-    A quarter of the answers chooses the learner and where the copy decides; the chosen learner then sees all of them.
+    Of several learners a quarter of the answers chooses one, and where the copy decides; it then learns from all of them.
+    ``weight`` ``(n,)`` says how many rows each row stands for in that choice, where rows were not asked for at random.
     """
     seed = int(rng.integers(2**31))
     order = rng.permutation(len(x))
@@ -265,19 +310,20 @@ def copy_of(x: Array, answers: Answers, space: Space, classes: int, rng: Rng, *,
         shares = np.full(classes, 1e-6)
         shares[answers.labels[0]] = 1 - 1e-6 * (classes - 1)
         return Surrogate(predictor=Constant(shares=shares), learner="constant", space=space, classes=classes)
+    weight = np.ones(len(x)) if weight is None else weight
     cut = _boundary(answers)
-    clip = min(1e-3, cut / 10, (1 - cut) / 10)
-    names = tuple(learners or learners_for(space, classes))
-    choice, best = (names[0], cut), -1.0
-    if len(rest) >= FEW and (answers.logs is not None or len(np.unique(answers.labels[rest])) > 1):
-        for name in names:
-            shares = LEARNERS[name](Lesson(x=x[rest], answers=answers.take(rest), classes=classes, seed=seed, clip=clip))(x[held])
-            threshold = _threshold(shares, answers.labels[held], cut) if classes == 2 else 0.5
-            score = float((decide(shares, threshold) == answers.labels[held]).mean()) + 1e-3 * _closeness(shares, answers.take(held), classes)
+    names = tuple(learners or learners_for(space))
+    name, threshold, best = names[0], cut, -1.0
+    if len(names) > 1 and len(rest) >= FEW and (answers.logs is not None or len(np.unique(answers.labels[rest])) > 1):
+        for trial in names:
+            shares = LEARNERS[trial](Lesson(x=x[rest], answers=answers.take(rest), classes=classes, seed=seed, cut=cut))(x[held])
+            tuned = _threshold(shares, answers.labels[held], weight[held], cut) if classes == 2 else 0.5
+            agreement = float(np.average(decide(shares, tuned) == answers.labels[held], weights=weight[held]))
+            score = agreement + 1e-3 * _closeness(shares, answers.take(held), classes)
             if score > best:
-                choice, best = (name, threshold), score
-    whole = LEARNERS[choice[0]](Lesson(x=x, answers=answers, classes=classes, seed=seed, clip=clip))
-    return Surrogate(predictor=whole, learner=choice[0], space=space, classes=classes, threshold=choice[1])
+                name, threshold, best = trial, tuned, score
+    whole = LEARNERS[name](Lesson(x=x, answers=answers, classes=classes, seed=seed, cut=cut))
+    return Surrogate(predictor=whole, learner=name, space=space, classes=classes, threshold=threshold)
 
 
 def _boundary(answers: Answers) -> float:
@@ -287,17 +333,17 @@ def _boundary(answers: Answers) -> float:
     p = np.exp(answers.logs[:, 1])
     zeros, ones = p[answers.labels == 0], p[answers.labels == 1]
     if not len(ones):
-        return float((zeros.max() + 1) / 2)
+        return float(np.clip((zeros.max() + 1) / 2, 1e-9, 1 - 1e-9))
     if not len(zeros):
-        return float(ones.min() / 2)
+        return float(np.clip(ones.min() / 2, 1e-9, 1 - 1e-9))
     return float(np.clip((zeros.max() + ones.min()) / 2, 1e-9, 1 - 1e-9))
 
 
-def _threshold(shares: Array, labels: Array, cut: float) -> float:
+def _threshold(shares: Array, labels: Array, weight: Array, cut: float) -> float:
     """The threshold that agrees best with the held labels; ``cut`` unless another is better by two rows or more."""
     p = np.unique(shares[:, 1])
     tries = np.concatenate([[cut], (p[1:] + p[:-1]) / 2])
-    agree = ((shares[:, 1][None, :] >= tries[:, None]) == (labels == 1)[None, :]).sum(1)
+    agree = ((shares[:, 1][None, :] >= tries[:, None]) == (labels == 1)[None, :]) @ weight
     best = int(agree.argmax())
     return float(tries[best]) if agree[best] >= agree[0] + 2 else cut
 

@@ -254,7 +254,7 @@ def _possible(relation: Relation, space: Space, number: int) -> None:
             least += c * float(space.lower[j] if c > 0 else space.upper[j])
     if least > relation.upper + 1e-9 * max(1.0, abs(relation.upper)):
         raise InputError(
-            f"relation {number} cannot hold: within the bounds its left side is at least {least:g}, above {relation.upper:g}; correct the bounds or it"
+            f"relation {number} cannot hold: within the bounds its left side is at least {least:g}, above {relation.upper:g}; correct one of them"
         )
 
 

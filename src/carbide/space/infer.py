@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,8 @@ def infer_space(data: Any, *, names: Sequence[str] = (), margin: float = MARGIN)
     if known is not None:
         lower, upper = np.where(categorical, known.lower, lower), np.where(categorical, known.upper, upper)
     relations = (*_ordered(x, names), *_ratios(x, names, kind))
-    return Space(shape=(x.shape[1],), names=tuple(names), lower=lower, upper=upper, step=np.where(kind == Kind.REAL, 0.0, 1.0), mutable=np.ones(x.shape[1], bool),
-                 kind=kind, groups=groups, relations=relations, categories={} if known is None else dict(known.categories))  # fmt: skip
+    bare = Space.table(names, lower=lower, upper=upper, kind=kind, groups=groups, relations=relations)
+    return bare if known is None else replace(bare, categories=dict(known.categories))
 
 
 def _rows(data: Any, names: Sequence[str]) -> tuple[Array, tuple[str, ...], Space | None]:
@@ -90,7 +91,7 @@ def _bounds(x: Array, kind: Array, margin: float) -> tuple[Array, Array]:
 
 def _one_hot(x: Array, names: Sequence[str], whole: Array) -> tuple[tuple[int, ...], ...]:
     """Runs of 0/1 columns that add up to one in every row: by a common name first, then neighbours (three or more)."""
-    binary = [j for j in np.flatnonzero(whole) if not np.isnan(x[:, j]).any() and np.isin(x[:, j], (0, 1)).all()]
+    binary = [int(j) for j in np.flatnonzero(whole) if not np.isnan(x[:, j]).any() and np.isin(x[:, j], (0, 1)).all()]
     groups: list[tuple[int, ...]] = []
     prefixes: dict[str, list[int]] = {}
     for j in binary:

@@ -4,7 +4,7 @@ A query answered in one of A ways tells at most log2 A bits, whatever is asked a
 last answer: n queries have at most A**n transcripts. Rounding and labels make A small; full floats make it useless.
 
 >>> bits_of(10, 2)  # ten classes, probabilities in steps of 0.01
-41.94
+41.96
 """
 
 from __future__ import annotations
