@@ -40,7 +40,6 @@ from carbide.types import (
     Skip,
     Space,
     Threat,
-    UnsoundError,
     decide,
     rng_for,
 )  # fmt: skip
@@ -74,10 +73,10 @@ def admit(proposal: Array, x: Array, threat: Threat, space: Space) -> tuple[Arra
     """The proposals as the threat allows them, and what each costs ``(n,)``; what cannot be allowed becomes the clean row."""
     spread = (slice(None), *[None] * (x.ndim - 1))
     if isinstance(threat, LpBall):
+        given = _in_ball(proposal, x, threat, space)  # what is inside already is judged to the last digit as it is
         near = repair(project(proposal, x, p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper), x, space)
-        good = inside_ball(near, x, p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper, slack=1e-9)
-        if space.groups or space.relations:
-            good &= allowed(near, x, space)
+        near = np.where(given[spread], proposal, near)
+        good = given | _in_ball(near, x, threat, space)
         near = np.where(good[spread], near, x)
         return near, np.where(good, norms(near - x, threat.p), 0.0)
     if not isinstance(threat, FeatureBudget):
@@ -86,9 +85,15 @@ def admit(proposal: Array, x: Array, threat: Threat, space: Space) -> tuple[Arra
     return np.where(good[spread], proposal, x), np.where(good, cost(x, proposal, threat.prices, space), 0.0)
 
 
+def _in_ball(proposal: Array, x: Array, threat: LpBall, space: Space) -> Array:
+    near = inside_ball(proposal, x, p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper, slack=1e-9)
+    plain = not (space.groups or space.relations or (space.step > 0).any() or not space.mutable.all())
+    return near if plain else near & allowed(proposal, x, space)
+
+
 @dataclass(kw_only=True, eq=False)
 class _Tally:
-    """What is known of each row so far: broken how, at what cost, by which method."""
+    """What is known of each row so far: broken how, at what cost, by which method; ``settled`` = an exact method has decided it."""
 
     data: Dataset
     wrong: Array
@@ -97,6 +102,7 @@ class _Tally:
     witness: Array
     by: Array
     unknown: Array
+    settled: Array
     findings: list[Finding] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     exact: bool = False
@@ -122,7 +128,7 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
     wrong = decide(probabilities, case.model.threshold) != data.y
     n = len(data)
     tally = _Tally(data=data, wrong=wrong, broken=wrong.copy(), cost=np.where(wrong, 0.0, np.inf), witness=data.x.copy(),
-                   by=np.where(wrong, "none needed", "").astype(object), unknown=np.zeros(n, bool))  # fmt: skip
+                   by=np.where(wrong, "none needed", "").astype(object), unknown=np.zeros(n, bool), settled=wrong.copy())  # fmt: skip
     ran = [name for name, method in sorted(methods.items(), key=lambda m: (_rank(m[1]), m[0])) if _run(case, threat, name, method, tally)]
     if case.model.digest() != before:
         raise CarbideError("the model's parameters changed while it was attacked; put it in inference mode and freeze its buffers")
@@ -158,6 +164,10 @@ def judged_rows(case: Case, threat: Threat) -> Dataset:
     return test
 
 
+class _Settled(Exception):
+    """There is nothing left for this attack to find."""
+
+
 def _rank(method: Method) -> int:
     return 0 if hasattr(method, "solve") else getattr(method, "rank", 50)
 
@@ -169,8 +179,9 @@ def _run(case: Case, threat: Threat, name: str, method: Method, tally: _Tally) -
             _solve(case, threat, name, method, tally)
         else:
             _attack(case, threat, name, method, tally)
-    except UnsoundError:
-        raise
+    except _Settled:
+        tally.skipped.append(Skip(method=name, threat=threat.words(), reason="an exact search has already decided every row"))
+        return False
     except Exception as error:  # an attack that crashes is a result that the report shows, never a pass
         tally.skipped.append(Skip(method=name, threat=threat.words(), reason=f"{type(error).__name__}: {error}", status="failed"))
         return False
@@ -178,7 +189,9 @@ def _run(case: Case, threat: Threat, name: str, method: Method, tally: _Tally) -
 
 
 def _attack(case: Case, threat: Threat, name: str, method: Method, tally: _Tally) -> None:
-    rows = np.flatnonzero(~tally.broken)
+    rows = np.flatnonzero(~tally.broken & ~tally.settled)
+    if tally.settled.all():
+        raise _Settled
     alarm = Access.GRADIENTS in case.model.access and Access.GRADIENTS not in method.needs and isinstance(threat, LpBall)
     parts = [rows]
     if alarm and len(rows) > SAMPLE:
@@ -236,16 +249,15 @@ def _solve(case: Case, threat: Threat, name: str, method: Any, tally: _Tally) ->
 
     found = remember(f"evasion {name}", (case.model, data.x, data.y, threat, type(method).__name__, method, case.seed), compute)
     outcome = judge(case.model, data.x, data.y, found["witness"], threat, data.space)
-    claimed = found["cost"] <= _limit(threat)
-    lying = np.flatnonzero(claimed & ~outcome.success)
-    if len(lying):
-        raise UnsoundError(f"{name} claims a change of cost {found['cost'][lying[0]]:g} for row {data.ids[lying[0]]}, but the model withstands its "
-                           "witness; one of the two is wrong: keep the run folder and report it")  # fmt: skip
+    # What it claims but its witness does not show is not believed, nor is the row called safe: it is undecided.
+    undecided = ~outcome.success & (~found["proven"] | (found["cost"] <= _limit(threat)))
     tally.take(rows, outcome, name)
-    undecided = ~found["proven"] & ~outcome.success
     tally.unknown[rows[undecided]] = True
-    tally.exact = tally.exact or bool(found["proven"].all())
-    note = "exact search: no cheaper change exists" + (f"; {int(undecided.sum())} rows undecided, counted as broken" if undecided.any() else "")
+    tally.settled[rows] = True
+    tally.exact = not undecided.any() and bool(np.all(found["proven"])) and not getattr(method, "first", False)
+    note = "exact search: what it leaves no one can break" + (
+        f"; {int(undecided.sum())} rows undecided, counted as broken" if undecided.any() else ""
+    )
     tally.findings.append(_share(case, threat, name, method, int((outcome.success | undecided).sum()), len(rows), note))
 
 

@@ -54,17 +54,24 @@ def project(x: Any, clean: Any, *, p: float, eps: float, lower: Any = -math.inf,
 
 
 def _shrink_l2(change: Any, room: Any, eps: float) -> Any:
-    """Least squares in the ball: ``clip(s * change)`` for the largest s in [0, 1] whose norm is at most eps."""
-    size = abs(room)
-    target = abs(change)
-    # Without bounds in the way s is eps / norm; bounds only make it larger, never beyond 1.
-    scale = _column(eps / _positive((target * target).sum(1) ** 0.5))
-    scale = _smaller(scale, scale * 0 + 1)
-    free = (_smaller(target * scale, size) == target * scale).all(1) | ((size * size).sum(1) ** 0.5 <= eps)
-    if not bool(free.all()):
-        scale = _largest_that(lambda s: (_smaller(target * s, size) ** 2).sum(1) ** 0.5 <= eps, scale, scale * 0 + 1)
+    """``clip(s * change)`` with the s at which its norm is eps, or all the room where that is no longer than eps.
+
+    The coordinates that the bounds cap at one s stay capped at a larger one, so solving for s with the caps known so far
+    rises to the answer in a few rounds.
+    """
+    xp, size, target = _library(change), abs(room), abs(change)
     fits = _column((size * size).sum(1) ** 0.5 <= eps)
-    xp = _library(change)
+    if bool(fits.all()):
+        return room
+    scale = _column(target.sum(1)) * 0
+    for _ in range(change.shape[1] + 1):
+        capped = target * scale > size
+        left = eps * eps - _column(xp.where(capped, size * size, 0 * size).sum(1))
+        free = _column(xp.where(capped, 0 * size, target * target).sum(1))
+        higher = (_larger(left, 0 * left) / _positive(free)) ** 0.5
+        if bool((fits | (higher <= scale)).all()):
+            break
+        scale = _larger(scale, higher)
     return xp.where(fits, room, xp.sign(room) * _smaller(target * scale, size))
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from carbide.space.membership import allowed
 from carbide.types import Array, Linear, Ratio, Space
 
 SLACK = 1e-9
@@ -35,6 +36,8 @@ def repair(x: Array, clean: Array, space: Space) -> Array:
     for relation in space.relations:
         if isinstance(relation, Ratio):
             _derive_(x, clean, relation)
+    if space.groups or space.relations:  # relations that pull in different directions: give the row up
+        x = np.where(allowed(x, clean, space)[:, None], x, clean)
     return x.reshape(shape)
 
 
@@ -79,6 +82,8 @@ def _pull_back_(x: Array, clean: Array, relation: Linear, space: Space) -> None:
 
 def _derive_(x: Array, clean: Array, relation: Ratio) -> None:
     parts = [relation.numerator, relation.denominator]
-    moved = (x[:, parts] != clean[:, parts]).any(1) & (x[:, relation.denominator] != 0)
+    void = x[:, relation.denominator] == 0
+    x[np.ix_(void, parts)] = clean[np.ix_(void, parts)]
+    moved = (x[:, parts] != clean[:, parts]).any(1)
     divisor = np.where(moved, x[:, relation.denominator], 1.0)
     x[:, relation.target] = np.where(moved, x[:, relation.numerator] / divisor, clean[:, relation.target])

@@ -104,7 +104,7 @@ def _checkpoints(steps: int) -> Iterator[int]:
     """The steps at which the step size is reconsidered: farther apart at first, then closer."""
     last, share = 0.0, 0.22
     while share <= 1:
-        yield math.ceil(share * steps)
+        yield math.ceil(round(share * steps, 6))  # 0.41 * 100 is a hair above 41 in floating point
         last, share = share, share + max(share - last - 0.03, 0.06)
 
 

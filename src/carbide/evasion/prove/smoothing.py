@@ -81,7 +81,7 @@ class Smoothing(Method):
         bound[rows] = np.where(p > 0.5, sigma * ndtri(np.maximum(p, 0.5)), 0.0)
         return Certificate(claim=f"the model smoothed by Gaussian noise of sigma {sigma:g} gives the row's label after every {threat.words()}",
                            holds=bound > threat.eps, bound=bound, failure_probability=self.failure, method="smoothing", threat=threat.words(),
-                           unit="input units", assumptions=(f"the smoothed model is what answers: the majority under noise of sigma {sigma:g}, taken exactly",
+                           unit="input units", assumptions=(f"the smoothed model is what answers: the exact majority under noise of sigma {sigma:g}",
                                                             "the noise is independent of the model and of the attacker"))  # fmt: skip
 
     def _votes(self, model: Any, x: Array, samples: int, sigma: float, rng: Rng, label: str) -> Array:

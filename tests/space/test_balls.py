@@ -1,0 +1,97 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carbide.space.balls import inside_ball, norms, project
+
+NORMS = (1, 2, math.inf)
+
+
+def scene(seed, d=5, n=6):
+    rng = np.random.default_rng(seed)
+    clean = rng.uniform(size=(n, d))
+    return rng, clean, clean + rng.normal(size=(n, d)) * rng.choice([0.05, 0.5, 5.0], size=(n, 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), p=st.sampled_from((0, *NORMS)), eps=st.sampled_from((0.0, 0.1, 1.0, 2.5)))
+def test_projections_land_in_the_ball_and_the_bounds_and_stay_there(seed, p, eps):
+    _, clean, x = scene(seed)
+    z = project(x, clean, p=p, eps=eps, lower=0.0, upper=1.0)
+    assert inside_ball(z, clean, p=p, eps=eps, lower=0.0, upper=1.0, slack=1e-12).all()
+    np.testing.assert_allclose(project(z, clean, p=p, eps=eps, lower=0.0, upper=1.0), z, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), p=st.sampled_from(NORMS), eps=st.sampled_from((0.1, 0.7, 2.0)))
+def test_projections_are_the_nearest_points(seed, p, eps):
+    # A point of a convex set is nearest to x exactly when no other point of the set lies on the x side of it.
+    rng, clean, x = scene(seed)
+    z = project(x, clean, p=p, eps=eps, lower=0.0, upper=1.0)
+    for _ in range(40):
+        other = clean + rng.normal(size=clean.shape) * rng.choice([0.01, 0.3, 3.0])
+        size = norms(other - clean, p)[:, None]
+        other = np.clip(clean + (other - clean) * np.minimum(1, eps / size), 0, 1)
+        assert (((x - z) * (other - z)).sum(1) <= 1e-9).all()
+
+
+@pytest.mark.parametrize("eps", [0, 1, 2, 3.5])
+def test_l0_against_every_choice_of_coordinates(eps):
+    _, clean, x = scene(3, d=5)
+    z = project(x, clean, p=0, eps=eps, lower=0.0, upper=1.0)
+    target = np.clip(x, 0, 1)
+    for i in range(len(x)):
+        best = min(
+            ((np.where(np.isin(np.arange(5), keep), target[i], clean[i]) - x[i]) ** 2).sum() for keep in itertools.combinations(range(5), int(eps))
+        )
+        assert ((z[i] - x[i]) ** 2).sum() == pytest.approx(best, abs=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), p=st.sampled_from((0, *NORMS)))
+def test_torch_gives_what_numpy_gives(seed, p):
+    _, clean, x = scene(seed)
+    eps = 1.3
+    expected = project(x, clean, p=p, eps=eps, lower=0.0, upper=1.0)
+    got = project(torch.as_tensor(x), torch.as_tensor(clean), p=p, eps=eps, lower=0.0, upper=1.0)
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-9)
+    np.testing.assert_allclose(norms(torch.as_tensor(x), p).numpy(), norms(x, p))
+    single = project(torch.as_tensor(x).float(), torch.as_tensor(clean).float(), p=p, eps=eps, lower=0.0, upper=1.0)
+    assert single.dtype == torch.float32
+    np.testing.assert_allclose(single.numpy(), expected, atol=2e-5)
+
+
+def test_norms_are_numpys():
+    change = np.random.default_rng(0).normal(size=(4, 2, 3))
+    change[:, 0, 0] = 0
+    for p in (0, *NORMS):
+        np.testing.assert_allclose(norms(change, p), np.linalg.norm(change.reshape(4, -1), ord=p, axis=1))
+
+
+def test_what_is_not_finite_becomes_the_clean_value():
+    clean = np.array([[0.2, 0.4]])
+    x = np.array([[np.nan, np.inf]])
+    for p in (0, *NORMS):
+        np.testing.assert_array_equal(project(x, clean, p=p, eps=1.0, lower=0.0, upper=1.0), clean)
+    assert not inside_ball(x, clean, p=np.inf, eps=9.0).any()
+
+
+def test_a_clean_row_outside_the_bounds_is_allowed_where_it_is():
+    clean = np.array([[1.4, 0.5]])
+    z = project(clean + 0.5, clean, p=np.inf, eps=0.3, lower=0.0, upper=1.0)
+    np.testing.assert_allclose(z, [[1.4, 0.8]])
+    assert inside_ball(z, clean, p=np.inf, eps=0.3, lower=0.0, upper=1.0).all()
+
+
+def test_outside_is_seen():
+    clean = np.zeros((1, 4))
+    assert not inside_ball(clean + 0.11, clean, p=np.inf, eps=0.1).any()
+    assert not inside_ball(clean + 0.06, clean, p=2, eps=0.1).any()
+    assert not inside_ball(clean + 0.03, clean, p=1, eps=0.1).any()
+    assert not inside_ball(np.array([[1e-3, 0, 0, 1e-3]]), clean, p=0, eps=1).any()
+    assert not inside_ball(clean - 0.05, clean, p=np.inf, eps=0.1, lower=0.0, upper=1.0).any()
