@@ -71,7 +71,7 @@ def measure(name: str, recipe: Recipe, cuts: int, shadows: int) -> tuple[dict[st
 
 def main() -> None:
     """Measure every recipe and write the section."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cuts", type=int, default=100)
     parser.add_argument("--shadows", type=int, default=64)
     options = parser.parse_args()
