@@ -40,11 +40,11 @@ def roc_figure(trials: Mapping[str, Trial], statement: PrivacyStatement | None, 
 
 def risk_figure(risk: Mapping[str, Array]) -> Figure:
     """How often each of the records most at risk was called a member by whom it was trained into, and by others."""
-    names = np.array([str(name)[:8] for name in risk["at_risk_ids"]])
+    names = np.array([str(rank + 1) for rank in range(len(risk["at_risk_ids"]))])
     return Figure(
         kind="bars",
         title="Records most at risk",
-        x_label="record",
+        x_label="record, by rank",
         y_label="share of models",
         series=(
             Series(name="trained on it", x=names, y=risk["at_risk_hits"]),

@@ -115,9 +115,9 @@ def _judge(court: _Court, name: str, method: Method, trial: Trial) -> tuple[list
                for fpr in FPRS if fpr not in rates]  # fmt: skip
     intervals = roc_intervals(trial.scores, trial.members, rates, rng_for(court.case.seed, "privacy", name, "bootstrap"))
     note = _note(court, trial)
-    found = [court.finding(name, method, metric_at(fpr), tpr_at_fpr(trial.scores, trial.members, fpr), interval, note=note)
+    found = [court.finding(name, method, metric_at(fpr), tpr_at_fpr(trial.scores, trial.members, fpr), interval, note=note if fpr == rates[0] else "")
              for fpr, interval in zip(rates, intervals.tpr, strict=True)]  # fmt: skip
-    found.append(court.finding(name, method, AUC, auc(trial.scores, trial.members), intervals.auc, note=note))
+    found.append(court.finding(name, method, AUC, auc(trial.scores, trial.members), intervals.auc, note="" if rates else note))
     if trial.own is not None and 0 < court.game.inside.sum() < len(court.game.inside):
         own, members = trial.own[None], court.game.inside[None]
         interval = roc_intervals(own, members, (), rng_for(court.case.seed, "privacy", name, "own bootstrap")).auc
