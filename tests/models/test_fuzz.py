@@ -148,8 +148,14 @@ def test_any_bytes_under_any_name_are_refused(blob: bytes, suffix: str, trust: b
     assert "\n" not in str(caught.value)
 
 
-entries = st.recursive(st.none() | st.booleans() | st.integers(-3, 300) | st.text(max_size=8) | st.sampled_from(["m.json", "", "/", "a:b", "os:system", "carbide.models.nets:small_mlp"]),
-                       lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["file", "url", "function", "factory", "options", "weights", "answers", "labels", "threshold", "device"]), inner, max_size=3), max_leaves=6)  # fmt: skip
+KEYS = ("file", "url", "function", "factory", "options", "weights", "answers", "labels", "threshold", "device")
+texts = st.text(max_size=8) | st.sampled_from(["m.json", "", "/", "a:b", "os:system", "carbide.models.nets:small_mlp"])
+entries = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 300) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
+    max_leaves=6,
+)
+KINDS = ("xgboost", "lightgbm", "sklearn", "onnx", "torch", "callable", "answers", "labels", "other")
 
 
 @settings(max_examples=200, deadline=None)

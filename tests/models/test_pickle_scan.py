@@ -45,7 +45,7 @@ def test_ordinary_pickles_pass_and_answer_the_same(name: str, how: Any, data: Da
 def test_a_pickle_needs_trust(tmp_path: Path, data: Dataset) -> None:
     path = tmp_path / "m.pkl"
     path.write_bytes(pickle.dumps(fitted("logistic_regression")))
-    with pytest.raises(InputError, match="is a pickle, which can run code.*--trust"):
+    with pytest.raises(InputError, match=r"is a pickle, which can run code.*--trust"):
         load_model(path, space=data.space, classes=2)
     model = load_model(path, space=data.space, classes=2, trust=True)
     assert np.array_equal(model.predict(data.x), fitted("logistic_regression").predict_proba(data.x))

@@ -116,9 +116,9 @@ def _one_hot(raw: Any, rows: int, classes: int, name: str, labels: tuple[Any, ..
         out = np.array([places[str(item)] for item in out.tolist()], np.int64)
     out = numbers(out, name)
     if rows and not ((out == np.round(out)).all() and out.min() >= 0 and out.max() < classes):
-        raise InputError(f"{name} answers the label {out[(out != np.round(out)) | (out < 0) | (out >= classes)][0]!r}, but there are "
-                         f"{classes} classes; "
-                         f"answer whole numbers 0 to {classes - 1} or name the labels under labels:")  # fmt: skip
+        wrong = out[(out != np.round(out)) | (out < 0) | (out >= classes)][0].item()
+        raise InputError(f"{name} answers the label {wrong!r}, but there are {classes} classes; answer whole numbers 0 to {classes - 1} "
+                         "or name the labels under labels:")  # fmt: skip
     return np.eye(classes)[out.astype(np.int64)]
 
 

@@ -124,7 +124,9 @@ class _Ubj:
 
 
 def _check_model(document: Any, name: str) -> None:
-    learner = document["learner"]
+    learner, version = document["learner"], tuple(int(part) for part in document["version"])
+    if len(version) != 3 or not (1, 6) <= version < (100,):
+        raise InputError(f"{name} is from XGBoost {'.'.join(map(str, version))}; save it again with 1.6 or later")
     shape = learner["learner_model_param"]
     features, classes = int(shape["num_feature"]), int(shape["num_class"])
     if not (0 < features < 1 << 31 and 0 <= classes < CLASSES and int(shape.get("num_target", "1")) == 1):
@@ -174,6 +176,8 @@ def _check_forest(model: Any, features: int, groups: int, name: str) -> int:
     if not 0 <= parallel <= max(len(trees), 1):
         raise damaged(name, f"{parallel} parallel trees of {len(trees)}")
     for number, tree in enumerate(trees):
+        if tree.get("id", number) != number:
+            raise damaged(name, f"tree {number} says that it is tree {tree['id']}")
         _check_one(tree, features, f"{name}, tree {number},")
     starts = model.get("iteration_indptr")
     if starts is None:
@@ -187,7 +191,7 @@ def _check_forest(model: Any, features: int, groups: int, name: str) -> int:
 def _check_one(tree: Any, features: int, name: str) -> None:
     said = tree["tree_param"]
     nodes = int(said["num_nodes"])
-    if int(said.get("size_leaf_vector", "1") or "1") > 1:
+    if int(said.get("size_leaf_vector", "1") or "1") not in (0, 1):
         raise InputError(f"{name} has leaves with several outputs, which Carbide does not read; train with multi_strategy one_output_per_tree")
     if int(said["num_feature"]) != features:
         raise damaged(name, f"it is over {said['num_feature']} features, the model over {features}")

@@ -177,7 +177,7 @@ class HttpModel:
         deadline = time.monotonic() + self.timeout
         with client.stream("POST", self.url, content=content) as response:
             parts, size = [], 0
-            for part in response.iter_bytes(1 << 16):
+            for part in response.iter_bytes():
                 parts.append(part)
                 size += len(part)
                 if size > limit:
