@@ -12,6 +12,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
 
 from carbide.models import check_model, make_recipe
 from carbide.models.nets import small_mlp
@@ -105,8 +106,6 @@ def test_live_estimators_are_cloned_not_fitted(data: Dataset) -> None:
     expected = clone(estimator).set_params(random_state=int(rng_for(0, "x").integers(2**31))).fit(data.x, data.y)
     assert np.array_equal(model.predict(data.x), expected.predict_proba(data.x))
     with pytest.raises(InputError, match="gives no probabilities"):
-        from sklearn.svm import LinearSVC
-
         make_recipe(LinearSVC(), space=data.space, classes=2)
     with pytest.raises(InputError, match="does not say how it is trained"):
         make_recipe(small_mlp(inputs=4, classes=2), space=data.space, classes=2)

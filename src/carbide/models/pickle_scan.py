@@ -18,36 +18,30 @@ import io
 import math
 import pickletools
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from carbide.models._files import one_line
 from carbide.models._pickle_globals import ALLOWED, BIT_GENERATORS, CLASSES, FUNCTIONS, WRAPPER
+from carbide.models._pickle_values import (
+    Part,
+    Refusal,
+    attributes,
+    check_array_state,
+    check_attributes,
+    check_dtype_state,
+    check_keys,
+    dtype_of,
+    is_shape,
+    plain,
+)
 from carbide.types import InputError
 
 BUNCH = ("sklearn.utils._bunch", "Bunch")  # a dict whose keys are attributes too
-DEEP = 400  # nesting of values
 _CONSTANTS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES",
               "BINBYTES8", "BYTEARRAY8")  # fmt: skip
 _FIXED = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-class _Refusal(Exception):
-    """Why a pickle is refused."""
-
-
-@dataclass(eq=False)
-class _Part:
-    """A value of the machine: ``kind`` and what is known of it."""
-
-    kind: str  # constant, name, tuple, list, dict, set, dtype, array, instance, mark
-    value: Any = None
-    items: list[Any] = field(default_factory=list)
-    built: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +61,7 @@ def scan_pickle(blob: bytes, name: str) -> Scan:
     try:
         machine = _Machine(blob)
         machine.run()
-    except _Refusal as refusal:
+    except Refusal as refusal:
         raise InputError(f"{name} {refusal}; do not load it, ask for the model in a safe format (skops, ONNX)") from refusal
     except Exception as error:  # pickletools raises many kinds on bytes that are no pickle
         raise InputError(
@@ -84,8 +78,8 @@ class _Machine:
         self.file = io.BytesIO(blob)
         self.file.seek(start)
         self.inner = start > 0
-        self.stack: list[_Part] = []
-        self.memo: dict[int, _Part] = {}
+        self.stack: list[Part] = []
+        self.memo: dict[int, Part] = {}
         self.names: set[tuple[str, str]] = set()
         self.frames: list[int] = []
         self.frame_end = 0
@@ -95,21 +89,21 @@ class _Machine:
         for opcode, argument, place in pickletools.genops(self.file):
             kind = opcode.name
             if first and not (kind == "PROTO" and argument in (2, 3, 4, 5)):
-                raise _Refusal("does not begin as a pickle of protocol 2 to 5")
+                raise Refusal("does not begin as a pickle of protocol 2 to 5")
             if not first and kind == "PROTO":
-                raise _Refusal("changes its protocol on the way")
+                raise Refusal("changes its protocol on the way")
             first = False
             if kind == "STOP":
                 break
             self.step(kind, argument, int(place or 0))
         if self.inner:
             if len(self.stack) != 1 or self.stack[0].kind != "array":
-                raise _Refusal("holds something else than an array where one is described")
+                raise Refusal("holds something else than an array where one is described")
             return
         if self.file.tell() != len(self.blob):
-            raise _Refusal(f"goes on for {len(self.blob) - self.file.tell()} bytes after its end")
+            raise Refusal(f"goes on for {len(self.blob) - self.file.tell()} bytes after its end")
         if len(self.stack) != 1 or self.stack[0].kind != "instance" or self.stack[0].value not in CLASSES:
-            raise _Refusal("holds something else than one scikit-learn model")
+            raise Refusal("holds something else than one scikit-learn model")
 
     def stream(self) -> bytes:
         """The bytes without frame marks, so that what is read is what was scanned whatever the frames claim."""
@@ -124,58 +118,58 @@ class _Machine:
             return
         if kind == "FRAME":
             if place < self.frame_end or argument > len(self.blob) - place - 9:
-                raise _Refusal("has frames that overlap or end outside the file")
+                raise Refusal("has frames that overlap or end outside the file")
             self.frames.append(place)
             self.frame_end = place + 9 + argument
         elif kind in _CONSTANTS:
             if kind == "LONG1" and isinstance(argument, int) and argument.bit_length() > 512:
-                raise _Refusal("holds a number of more than 512 bits")
-            self.push(_Part("constant", bytes(argument) if isinstance(argument, bytearray) else argument))
+                raise Refusal("holds a number of more than 512 bits")
+            self.push(Part("constant", bytes(argument) if isinstance(argument, bytearray) else argument))
         elif kind in _FIXED:
-            self.push(_Part("constant", _FIXED[kind]))
+            self.push(Part("constant", _FIXED[kind]))
         elif kind == "MARK":
-            self.push(_Part("mark"))
+            self.push(Part("mark"))
         elif kind in _TUPLES:
-            self.push(_Part("tuple", items=self.take(_TUPLES[kind])))
+            self.push(Part("tuple", items=self.take(_TUPLES[kind])))
         elif kind in _ACTIONS:
             _ACTIONS[kind](self, argument)
         else:
-            raise _Refusal(f"uses the opcode {kind}, which ordinary models do not need")
+            raise Refusal(f"uses the opcode {kind}, which ordinary models do not need")
 
-    def push(self, part: _Part) -> None:
+    def push(self, part: Part) -> None:
         self.stack.append(part)
 
-    def take(self, count: int) -> list[_Part]:
+    def take(self, count: int) -> list[Part]:
         if count == 0:
             return []
         found = self.stack[-count:]
         if len(found) != count or any(part.kind == "mark" for part in found):
-            raise _Refusal("takes more from the stack than is there")
+            raise Refusal("takes more from the stack than is there")
         del self.stack[-count:]
         return found
 
-    def to_mark(self) -> list[_Part]:
+    def to_mark(self) -> list[Part]:
         for place in range(len(self.stack) - 1, -1, -1):
             if self.stack[place].kind == "mark":
                 found = self.stack[place + 1 :]
                 del self.stack[place:]
                 return found
-        raise _Refusal("closes a mark that is not there")
+        raise Refusal("closes a mark that is not there")
 
-    def top(self, kind: str) -> _Part:
+    def top(self, kind: str) -> Part:
         if not self.stack or self.stack[-1].kind != kind:
-            raise _Refusal(f"adds to something that is no {kind}")
+            raise Refusal(f"adds to something that is no {kind}")
         return self.stack[-1]
 
     def put(self, index: Any) -> None:
         place = len(self.memo) if index is None else int(index)
         if place in self.memo or place > len(self.blob) or not self.stack or self.stack[-1].kind == "mark":
-            raise _Refusal("overwrites what it remembers")
+            raise Refusal("overwrites what it remembers")
         self.memo[place] = self.stack[-1]
 
     def get(self, index: Any) -> None:
         if int(index) not in self.memo:
-            raise _Refusal("recalls what it never remembered")
+            raise Refusal("recalls what it never remembered")
         self.push(self.memo[int(index)])
 
     def put_items(self, _: Any) -> None:
@@ -186,11 +180,11 @@ class _Machine:
         items = self.take(1)
         self.top("list").items.extend(items)
 
-    def put_pairs(self, items: list[_Part]) -> None:
+    def put_pairs(self, items: list[Part]) -> None:
         if len(items) % 2 or any(key.kind not in ("constant", "tuple") for key in items[::2]):
-            raise _Refusal("has a mapping with keys that are no plain values")
+            raise Refusal("has a mapping with keys that are no plain values")
         if self.stack and self.stack[-1].kind == "instance" and self.stack[-1].value == BUNCH and not self.stack[-1].built:
-            _check_keys(str(_plain(key)) for key in items[::2])
+            check_keys(str(plain(key)) for key in items[::2])
             return
         self.top("dict").items.extend(items)
 
@@ -205,122 +199,122 @@ class _Machine:
     def stack_name(self, _: Any) -> None:
         module, attribute = self.take(2)
         if module.kind != "constant" or attribute.kind != "constant":
-            raise _Refusal("makes a name while it runs")
+            raise Refusal("makes a name while it runs")
         self.named(module.value, attribute.value)
 
     def named(self, module: Any, attribute: Any) -> None:
         if not isinstance(module, str) or not isinstance(attribute, str) or (module, attribute) not in ALLOWED:
             text = re.sub(r"[^\w.<>:-]", "?", f"{module}.{attribute}")[:120]
-            raise _Refusal(f"asks for {text}, which ordinary scikit-learn models do not need")
+            raise Refusal(f"asks for {text}, which ordinary scikit-learn models do not need")
         self.names.add((module, attribute))
-        self.push(_Part("name", (module, attribute)))
+        self.push(Part("name", (module, attribute)))
 
     def new(self, _: Any) -> None:
         cls, arguments = self.take(2)
         if cls.kind != "name" or (cls.value not in CLASSES and cls.value != WRAPPER) or arguments.kind != "tuple" or arguments.items:
-            raise _Refusal("makes an instance of something else than a scikit-learn class without arguments")
-        self.push(_Part("instance", cls.value))
+            raise Refusal("makes an instance of something else than a scikit-learn class without arguments")
+        self.push(Part("instance", cls.value))
 
     def call(self, _: Any) -> None:
         function, arguments = self.take(2)
         if function.kind != "name" or function.value not in FUNCTIONS or arguments.kind != "tuple":
             said = ".".join(function.value) if function.kind == "name" else f"a {function.kind}"
-            raise _Refusal(f"calls {said}, which is not to be called")
+            raise Refusal(f"calls {said}, which is not to be called")
         made = getattr(self, f"call_{FUNCTIONS[function.value]}")(function.value, arguments.items)
         if made is None:
-            raise _Refusal(f"calls {'.'.join(function.value)} with arguments that numpy and scikit-learn would not have written")
+            raise Refusal(f"calls {'.'.join(function.value)} with arguments that numpy and scikit-learn would not have written")
         self.push(made)
 
-    def call_empty_array(self, _: Any, items: list[_Part]) -> _Part | None:
-        right = len(items) == 3 and items[0].value == ("numpy", "ndarray") and _plain(items[1]) == (0,) and _plain(items[2]) == b"b"
-        return _Part("array") if right else None
+    def call_empty_array(self, _: Any, items: list[Part]) -> Part | None:
+        right = len(items) == 3 and items[0].value == ("numpy", "ndarray") and plain(items[1]) == (0,) and plain(items[2]) == b"b"
+        return Part("array") if right else None
 
-    def call_scalar(self, _: Any, items: list[_Part]) -> _Part | None:
+    def call_scalar(self, _: Any, items: list[Part]) -> Part | None:
         right = len(items) == 2 and items[0].kind == "dtype" and isinstance(items[1].value, bytes) and items[1].kind == "constant"
-        kind = _dtype(items[0]) if right else None
-        return _Part("constant", 0) if kind is not None and not kind.hasobject and kind.itemsize == len(items[1].value) else None
+        kind = dtype_of(items[0]) if right else None
+        return Part("constant", 0) if kind is not None and not kind.hasobject and kind.itemsize == len(items[1].value) else None
 
-    def call_buffer(self, _: Any, items: list[_Part]) -> _Part | None:
+    def call_buffer(self, _: Any, items: list[Part]) -> Part | None:
         if len(items) != 4 or items[0].kind != "constant" or not isinstance(items[0].value, bytes) or items[1].kind != "dtype":
             return None
-        kind, shape = _dtype(items[1]), _plain(items[2])
-        if kind.hasobject or not _is_shape(shape) or _plain(items[3]) not in ("C", "F") or kind.itemsize * math.prod(shape) != len(items[0].value):
+        kind, shape = dtype_of(items[1]), plain(items[2])
+        if kind.hasobject or not is_shape(shape) or plain(items[3]) not in ("C", "F") or kind.itemsize * math.prod(shape) != len(items[0].value):
             return None
-        return _Part("array", built=True)
+        return Part("array", built=True)
 
-    def call_dtype(self, _: Any, items: list[_Part]) -> _Part | None:
-        values = tuple(_plain(item) for item in items)
+    def call_dtype(self, _: Any, items: list[Part]) -> Part | None:
+        values = tuple(plain(item) for item in items)
         if len(values) != 3 or values[1:] != (False, True) or not isinstance(values[0], str) or not re.fullmatch(r"[biufcSUV]\d{1,6}|O8", values[0]):
             return None
-        return _Part("dtype", values[0])
+        return Part("dtype", values[0])
 
-    def call_encode(self, _: Any, items: list[_Part]) -> _Part | None:
-        values = tuple(_plain(item) for item in items)
+    def call_encode(self, _: Any, items: list[Part]) -> Part | None:
+        values = tuple(plain(item) for item in items)
         if len(values) != 2 or not isinstance(values[0], str) or values[1] != "latin1":
             return None
-        return _Part("constant", values[0].encode("latin1"))
+        return Part("constant", values[0].encode("latin1"))
 
-    def call_no_bytes(self, _: Any, items: list[_Part]) -> _Part | None:
-        return None if items else _Part("constant", b"")
+    def call_no_bytes(self, _: Any, items: list[Part]) -> Part | None:
+        return None if items else Part("constant", b"")
 
-    def call_ordered(self, _: Any, items: list[_Part]) -> _Part | None:
-        return None if items else _Part("dict")
+    def call_ordered(self, _: Any, items: list[Part]) -> Part | None:
+        return None if items else Part("dict")
 
-    def call_tree(self, name: Any, items: list[_Part]) -> _Part | None:
-        numbers = [_plain(item) for item in (items[0], items[2])] if len(items) == 3 else [0]
+    def call_tree(self, name: Any, items: list[Part]) -> Part | None:
+        numbers = [plain(item) for item in (items[0], items[2])] if len(items) == 3 else [0]
         right = len(items) == 3 and items[1].kind == "array" and items[1].built and all(type(n) is int and 0 < n < 1 << 24 for n in numbers)
-        return _Part("instance", name) if right else None
+        return Part("instance", name) if right else None
 
-    def call_loss(self, name: Any, items: list[_Part]) -> _Part | None:
-        return None if items else _Part("instance", name)
+    def call_loss(self, name: Any, items: list[Part]) -> Part | None:
+        return None if items else Part("instance", name)
 
-    def call_cython(self, name: Any, items: list[_Part]) -> _Part | None:
+    def call_cython(self, name: Any, items: list[Part]) -> Part | None:
         own = name[1].removeprefix("__pyx_unpickle_")
-        right = len(items) == 3 and items[0].kind == "name" and items[0].value == (name[0], own) and type(_plain(items[1])) is int
-        return _Part("instance", (name[0], own)) if right and _plain(items[2]) in (None, ()) else None
+        right = len(items) == 3 and items[0].kind == "name" and items[0].value == (name[0], own) and type(plain(items[1])) is int
+        return Part("instance", (name[0], own)) if right and plain(items[2]) in (None, ()) else None
 
-    def call_bit_generator(self, _: Any, items: list[_Part]) -> _Part | None:
+    def call_bit_generator(self, _: Any, items: list[Part]) -> Part | None:
         if len(items) != 1:
             return None
         if items[0].kind == "constant":
-            return _Part("instance", ("numpy.random", items[0].value)) if items[0].value in ("MT19937", "PCG64") else None
-        return _Part("instance", items[0].value) if items[0].kind == "name" and items[0].value in BIT_GENERATORS else None
+            return Part("instance", ("numpy.random", items[0].value)) if items[0].value in ("MT19937", "PCG64") else None
+        return Part("instance", items[0].value) if items[0].kind == "name" and items[0].value in BIT_GENERATORS else None
 
-    def call_random(self, name: Any, items: list[_Part]) -> _Part | None:
+    def call_random(self, name: Any, items: list[Part]) -> Part | None:
         right = (
             len(items) == 1
             and items[0].kind == "instance"
             and items[0].value[0].startswith("numpy.random")
             and items[0].value[1] in ("MT19937", "PCG64")
         )
-        return _Part("instance", name) if right else None
+        return Part("instance", name) if right else None
 
     def build(self, _: Any) -> None:
         (state,) = self.take(1)
         if not self.stack or self.stack[-1].kind not in ("instance", "array", "dtype") or self.stack[-1].built:
-            raise _Refusal("sets the state of something that it did not just make")
+            raise Refusal("sets the state of something that it did not just make")
         made = self.stack[-1]
         made.built = True
         if made.kind == "dtype":
-            _check_dtype_state(made, state)
+            check_dtype_state(made, state)
         elif made.kind == "array":
-            _check_array_state(state)
+            check_array_state(state)
         elif made.value == WRAPPER:
             self.read_array(state)
         elif made.value in CLASSES or made.value == ("sklearn.tree._tree", "Tree"):
-            _check_attributes(state)
+            check_attributes(state)
         elif state.kind not in ("tuple", "dict", "constant"):
-            raise _Refusal("gives a random generator a state of another kind")
+            raise Refusal("gives a random generator a state of another kind")
 
-    def read_array(self, state: _Part) -> None:
+    def read_array(self, state: Part) -> None:
         """Pass over the numbers that joblib writes between opcodes, behind the description of their array."""
-        said = _attributes(state)
-        kind = _dtype(said["dtype"]) if said.get("dtype", _Part("mark")).kind == "dtype" else None
-        shape, order, gap = (_plain(said.get(key, _Part("constant"))) for key in ("shape", "order", "numpy_array_alignment_bytes"))
+        said = attributes(state)
+        kind = dtype_of(said["dtype"]) if said.get("dtype", Part("mark")).kind == "dtype" else None
+        shape, order, gap = (plain(said.get(key, Part("constant"))) for key in ("shape", "order", "numpy_array_alignment_bytes"))
         known = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"}
-        right = kind is not None and set(said) <= known and said.get("subclass", _Part("mark")).value == ("numpy", "ndarray")
-        if not right or kind is None or not _is_shape(shape) or order not in ("C", "F") or gap not in (None, 16):
-            raise _Refusal("describes an array as joblib would not")
+        right = kind is not None and set(said) <= known and said.get("subclass", Part("mark")).value == ("numpy", "ndarray")
+        if not right or kind is None or not is_shape(shape) or order not in ("C", "F") or gap not in (None, 16):
+            raise Refusal("describes an array as joblib would not")
         if kind.hasobject:
             self.scan_inside()
         else:
@@ -329,14 +323,14 @@ class _Machine:
                 self.file.read(padding[0] if padding else 0)
             size = kind.itemsize * math.prod(shape)
             if len(self.blob) - self.file.tell() < size:
-                raise _Refusal("ends inside an array")
+                raise Refusal("ends inside an array")
             self.file.seek(size, io.SEEK_CUR)
-        self.stack[-1] = _Part("array", built=True)
+        self.stack[-1] = Part("array", built=True)
 
     def scan_inside(self) -> None:
         """joblib writes an array of objects as a pickle inside the pickle, with a memory of its own."""
         if self.inner:
-            raise _Refusal("holds a pickle inside a pickle inside a pickle")
+            raise Refusal("holds a pickle inside a pickle inside a pickle")
         machine = _Machine(self.blob, self.file.tell())
         machine.frame_end = self.frame_end
         machine.run()
@@ -351,11 +345,11 @@ def _pairs_of(machine: _Machine, _: Any) -> None:
 
 
 _ACTIONS: dict[str, Any] = {
-    "TUPLE": lambda m, _: m.push(_Part("tuple", items=m.to_mark())),
-    "EMPTY_LIST": lambda m, _: m.push(_Part("list")),
-    "EMPTY_DICT": lambda m, _: m.push(_Part("dict")),
-    "EMPTY_SET": lambda m, _: m.push(_Part("set")),
-    "FROZENSET": lambda m, _: m.push(_Part("set", items=m.to_mark())),
+    "TUPLE": lambda m, _: m.push(Part("tuple", items=m.to_mark())),
+    "EMPTY_LIST": lambda m, _: m.push(Part("list")),
+    "EMPTY_DICT": lambda m, _: m.push(Part("dict")),
+    "EMPTY_SET": lambda m, _: m.push(Part("set")),
+    "FROZENSET": lambda m, _: m.push(Part("set", items=m.to_mark())),
     "APPEND": _Machine.put_item,
     "APPENDS": _Machine.put_items,
     "SETITEM": lambda m, _: m.put_pairs(m.take(2)),
@@ -372,79 +366,3 @@ _ACTIONS: dict[str, Any] = {
     "REDUCE": _Machine.call,
     "BUILD": _Machine.build,
 }
-
-
-def _plain(part: _Part, depth: int = 0) -> Any:
-    """The Python value of constants, tuples and dicts of them; the part itself for everything else."""
-    if depth > DEEP:
-        raise _Refusal("is nested too deeply")
-    if part.kind == "constant":
-        return part.value
-    if part.kind == "tuple":
-        return tuple(_plain(item, depth + 1) for item in part.items)
-    if part.kind == "dict":
-        return {_plain(k, depth + 1): _plain(v, depth + 1) for k, v in zip(part.items[::2], part.items[1::2], strict=True)}
-    return _dtype(part) if part.kind == "dtype" else part
-
-
-def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, tuple) and all(type(n) is int and 0 <= n < 1 << 40 for n in shape)
-
-
-def _dtype(part: _Part) -> np.dtype:
-    """The dtype that a description will become, made by numpy itself."""
-    return part.items[0] if part.items else np.dtype(part.value)
-
-
-def _check_dtype_state(made: _Part, state: _Part) -> None:
-    """A dtype's state must be, word for word, what numpy writes for a dtype it would make: its flags steer raw memory."""
-    said = _plain(state)
-    kind = None
-    if isinstance(said, tuple) and len(said) == 8 and isinstance(said[1], str) and said[1] in ("<", ">", "|", "="):
-        names, fields, size = said[3], said[4], said[5]
-        if names is None:
-            kind = np.dtype(made.value).newbyteorder(said[1])  # type: ignore[arg-type]
-        elif isinstance(names, tuple) and isinstance(fields, dict) and set(names) == set(fields):
-            inner = {name: fields[name] for name in names}
-            if all(isinstance(v, tuple) and len(v) == 2 and isinstance(v[0], np.dtype) and not v[0].hasobject for v in inner.values()):
-                layout = {
-                    "names": list(names),
-                    "formats": [v[0] for v in inner.values()],
-                    "offsets": [v[1] for v in inner.values()],
-                    "itemsize": size,
-                }
-                kind = np.dtype(layout, align=said[6] != 1)  # type: ignore[call-overload]
-    if kind is None or kind.__reduce__()[1:] != ((made.value, False, True), said):
-        raise _Refusal("describes a type of numbers as numpy would not")
-    made.items = [kind]
-
-
-def _check_array_state(state: _Part) -> None:
-    if state.kind != "tuple" or len(state.items) != 5 or state.items[2].kind != "dtype":
-        raise _Refusal("gives an array a state of another kind")
-    version, shape, kind, order, data = state.items
-    if _plain(version) != 1 or not _is_shape(_plain(shape)) or not isinstance(_plain(order), bool):
-        raise _Refusal("gives an array a state of another kind")
-    held, count = _dtype(kind), math.prod(_plain(shape))
-    if held.hasobject:
-        right = data.kind == "list" and len(data.items) == count
-    else:
-        right = data.kind == "constant" and isinstance(data.value, bytes) and len(data.value) == count * held.itemsize
-    if not right:
-        raise _Refusal("gives an array more or less data than its shape needs")
-
-
-def _attributes(state: _Part) -> dict[str, _Part]:
-    if state.kind != "dict" or len(state.items) % 2:
-        raise _Refusal("gives an instance a state that is no mapping")
-    return {str(_plain(key)): value for key, value in zip(state.items[::2], state.items[1::2], strict=True)}
-
-
-def _check_attributes(state: _Part) -> None:
-    _check_keys(_attributes(state))
-
-
-def _check_keys(keys: Iterable[str]) -> None:
-    for key in keys:
-        if not re.fullmatch(r"_?[A-Za-z][A-Za-z0-9_]*", key) or key.startswith("__"):
-            raise _Refusal(f"sets the attribute {key[:40]!r}")
