@@ -458,3 +458,22 @@ def test_models_of_carbide_pass_through(data: Dataset) -> None:
     model = wrap(fitted("xgboost"), space=data.space, classes=2)
     assert wrap(model, space=data.space, classes=2) is model
     refuses("use them together", model, classes=3)
+
+
+@pytest.mark.parametrize("name", ["random_forest", "gradient_boosting", "hist_gradient_boosting", "xgboost", "lightgbm"])
+def test_trees_from_files_show_their_structure(name: str, tmp_path: Path, data: Dataset) -> None:
+    from carbide.models import load_saved, save_model
+
+    save_model(wrap(fitted(name), space=data.space, classes=2), tmp_path)
+    model = load_saved(tmp_path)
+    native = next(tmp_path.glob("model.*"))
+    read = load_model(native, space=data.space, classes=2)
+    for found in (model, read):
+        assert Access.STRUCTURE in found.access
+        assert np.array_equal(found.ensemble.predict(data.x).argmax(1), found.predict(data.x).argmax(1))
+
+
+def test_linear_boosters_show_none(tmp_path: Path, data: Dataset) -> None:
+    fitted("gblinear").save_model(tmp_path / "m.json")
+    assert Access.STRUCTURE not in load_model(tmp_path / "m.json", space=data.space, classes=2).access
+    assert Access.STRUCTURE not in wrap(fitted("gblinear"), space=data.space, classes=2).access

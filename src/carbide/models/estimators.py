@@ -40,7 +40,8 @@ class EstimatorModel:
     @property
     def access(self) -> Access:
         """Trees also show their structure."""
-        return TREE_BOX if is_tree_ensemble(_bare(self.estimator)) else BLACK_BOX
+        linear = getattr(self.estimator, "linear", False) is True
+        return TREE_BOX if is_tree_ensemble(_bare(self.estimator)) and not linear else BLACK_BOX
 
     @functools.cached_property
     def ensemble(self) -> Ensemble:
