@@ -56,11 +56,12 @@ def splits_of_raw(raw: Raw, how: Cutting, *, space: Space | None, name: str, fil
     used = _used(whole.x, how, fill, notes)
     x, y, part = whole.x[used], whole.y[used], part[used]
     keys = row_keys(x)
-    chosen = cut(Rows(y=y, keys=keys, part=part), how)
-    notes += chosen.notes
     if x.ndim == 4:
         x, scaled = unit_images(x, name)
         notes += [scaled] if scaled else []
+    chosen = cut(Rows(y=y, keys=keys, part=part), how)
+    notes += chosen.notes
+    if x.ndim == 4:
         bare = Space.image(x.shape[1:])
     else:
         names = raw.names or tuple(f"x{i}" for i in range(x.shape[1]))

@@ -67,9 +67,10 @@ def _csv(blob: bytes, source: str, *, missing: Sequence[str], header: bool, name
     pandas = _pandas()
     if len(separator) != 1:
         raise InputError(f"separator is {separator!r}; give one character, e.g. ';'")
+    exact = {} if int(pandas.__version__.split(".")[0]) >= 3 else {"float_precision": "round_trip"}  # newer ones read numbers exactly anyhow
     try:
         frame = pandas.read_csv(io.BytesIO(blob), header=0 if header else None, sep=separator, encoding=encoding, keep_default_na=False,
-                                na_values=[*EMPTY, *map(str, missing)], low_memory=False)  # fmt: skip
+                                na_values=[*EMPTY, *map(str, missing)], low_memory=False, **exact)  # fmt: skip
     except LookupError as error:
         raise InputError(f"encoding is {encoding!r}, which Python does not know; give one such as utf-8 or latin-1") from error
     except UnicodeError as error:
