@@ -154,3 +154,27 @@ def test_trees_that_point_outside_themselves_are_refused(attribute: str, value: 
     held.ints[0] = value
     with pytest.raises(InputError, match=r"is damaged|no valid"):
         load_model(saved(graph, tmp_path), space=data.space, classes=2)
+
+
+@pytest.mark.parametrize("steps", ["scaler", "polynomial", "pca", "bins"])
+def test_trees_behind_other_steps(steps: str, tmp_path: Path, data: Dataset) -> None:
+    """What reaches the trees may be wider or narrower than a row; their splits are compared with that."""
+    from sklearn.decomposition import PCA
+    from sklearn.ensemble import GradientBoostingClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import KBinsDiscretizer, PolynomialFeatures, StandardScaler
+
+    first = {"scaler": StandardScaler(), "polynomial": PolynomialFeatures(), "pca": PCA(2),
+             "bins": KBinsDiscretizer(3, encode="onehot-dense", quantile_method="averaged_inverted_cdf")}[steps]  # fmt: skip
+    x = data.x.astype(np.float32)
+    pipeline = make_pipeline(first, GradientBoostingClassifier(n_estimators=3, random_state=0)).fit(x, data.y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph: Any = to_onnx(pipeline, x[:1], target_opset={"": 17, "ai.onnx.ml": 3})
+    model = load_model(saved(graph, tmp_path), space=data.space, classes=2)
+    assert (model.predict(data.x).argmax(1) == pipeline.predict(x)).mean() > 0.97
+    node = next(n for n in graph.graph.node if n.op_type.startswith("TreeEnsemble"))
+    features = next(a for a in node.attribute if a.name == "nodes_featureids")
+    features.ints[0] = 4 if steps == "scaler" else 2 if steps == "pca" else 40
+    with pytest.raises(InputError, match=r"a tree splits on feature \d+, but \d+ reach it"):
+        load_model(saved(graph, tmp_path), space=data.space, classes=2)

@@ -48,6 +48,9 @@ def _check_text(text: str, name: str) -> str:
         raise damaged(name, f"its objective is {header.get('objective', '')[:60]!r}")
     if any(int(word.partition(":")[2]) != classes for word in header.get("objective", "").split(" ") if word.startswith("num_class:")):
         raise damaged(name, f"its objective and its header differ about {classes} classes")
+    sigmoid = re.search(r" sigmoid:(\S+)", header.get("objective", ""))
+    if sigmoid and not 0 < float(sigmoid[1]) < np.inf:
+        raise damaged(name, f"its sigmoid is {sigmoid[1]}")
     if len(blocks) % per_round:
         raise damaged(name, f"{len(blocks)} trees are no whole number of rounds of {per_round}")
     # The lengths in tree_sizes steer the library's own parser, so they are written anew from the text itself.

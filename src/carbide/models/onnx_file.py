@@ -7,19 +7,16 @@ outside themselves, operators must be the standard's own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from carbide.models._answers import check_answers, detect, probe_rows, to_probabilities
 from carbide.models._files import one_line
-from carbide.models._sound import check_tree, damaged
+from carbide.models._onnx_graph import check_onnx, check_widths, open_session
 from carbide.types import BLACK_BOX, Access, Array, InputError, Space, digest, rng_for
 
-DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 TYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -44,6 +41,8 @@ class OnnxModel:
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
+        name, dtype, row, fixed = self._entry
+        check_widths(self.blob, self.name, name, np.zeros((fixed or 1, *row), dtype))
         object.__setattr__(self, "output", self._choose_output())
         if check_answers(self.answers) == "auto":
             raw = self._ask(probe_rows(self.space, rng_for(0, "probe")))
@@ -56,15 +55,7 @@ class OnnxModel:
     @functools.cached_property
     def session(self) -> Any:
         """The runtime's session, on one thread so that answers repeat."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        try:
-            return onnxruntime.InferenceSession(self.blob, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise InputError(f"{self.name} cannot be run by onnxruntime ({one_line(error)}); export the model again") from error
+        return open_session(self.blob, self.name)
 
     @property
     def access(self) -> Access:
@@ -156,113 +147,3 @@ class OnnxModel:
     def from_state(cls, state: dict[str, Any]) -> OnnxModel:
         """The model of ``to_state``; the graph is checked again."""
         return cls(**{**state, "blob": check_onnx(state["blob"], "a stored model", None), "labels": tuple(state["labels"])})
-
-
-def check_onnx(blob: bytes, name: str, folder: Path | None) -> bytes:
-    """The bytes of a checked graph, with data from files beside it (in ``folder``, None = not allowed) taken in.
-
-    Raises:
-        InputError: if it is no valid graph, reads data outside its folder, or could read outside its own memory.
-    """
-    try:
-        import onnx
-        from onnx.external_data_helper import load_external_data_for_model
-    except ImportError as error:
-        raise InputError(f"{name} needs the onnx extra; install it with: pip install 'carbide[onnx]'") from error
-    try:
-        model = onnx.load_model_from_string(blob)
-        outside = [tensor for tensor in _tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data]
-        _check_external(outside, folder, name)
-        if outside:
-            load_external_data_for_model(model, str(folder))
-        onnx.checker.check_model(model)
-        _check_nodes(model, name)
-        return model.SerializeToString(deterministic=True) if outside else blob
-    except InputError:
-        raise
-    except Exception as error:  # protobuf, checker and numpy each raise their own kinds on broken graphs
-        raise InputError(f"{name} is no valid ONNX graph ({one_line(error)}); export the model again") from error
-
-
-def _messages(message: Any) -> Iterator[Any]:
-    """Every message inside a protobuf message, itself included."""
-    waiting = [message]
-    while waiting:
-        item = waiting.pop()
-        yield item
-        for description, value in item.ListFields():
-            if description.message_type is not None:
-                waiting += list(value) if hasattr(value, "__len__") and not hasattr(value, "ListFields") else [value]
-
-
-def _tensors(model: Any) -> list[Any]:
-    return [item for item in _messages(model) if type(item).__name__ == "TensorProto"]
-
-
-def _check_external(tensors: list[Any], folder: Path | None, name: str) -> None:
-    for tensor in tensors:
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        location = said.get("location", "")
-        if folder is None:
-            raise InputError(f"{name} reads the file {location!r}; save it with its data inside")
-        path = (folder / location).resolve()
-        if (
-            not location
-            or Path(location).is_absolute()
-            or "\\" in location
-            or ":" in location
-            or not path.is_relative_to(folder.resolve())
-            or (folder / location).is_symlink()
-        ):
-            raise InputError(f"{name} reads the file {location!r} outside its folder; save it with its data inside or beside it")
-        size = path.stat().st_size if path.is_file() else -1
-        offset, length = int(said.get("offset", "0") or 0), int(said.get("length", "0") or 0)
-        if size < 0 or offset < 0 or length < 0 or offset + length > size:
-            raise InputError(f"{name} reads bytes {offset} to {offset + length} of {location!r}, which has {max(size, 0)}; give the whole file")
-
-
-def _check_nodes(model: Any, name: str) -> None:
-    for node in (item for item in _messages(model) if type(item).__name__ == "NodeProto"):
-        local = {(function.domain, function.name) for function in model.functions}
-        if node.domain not in DOMAINS and (node.domain, node.op_type) not in local:
-            raise InputError(f"{name} uses the operator {node.domain}.{node.op_type}, which is not of the standard; export without custom operators")
-        if node.op_type in ("EPContext", "TreeEnsemble") and node.domain:
-            raise InputError(
-                f"{name} uses the operator {node.op_type}, which Carbide does not run; export with ai.onnx.ml opset 3 and no compiled parts"
-            )
-        if node.op_type in ("TreeEnsembleClassifier", "TreeEnsembleRegressor"):
-            _check_trees(node, model, name)
-
-
-def _check_trees(node: Any, model: Any, name: str) -> None:
-    given = {item.name: list(item.ints) or [text.decode() for text in item.strings] for item in node.attribute}
-    trees, ids = np.array(given.get("nodes_treeids", []), np.int64), np.array(given.get("nodes_nodeids", []), np.int64)
-    feature, modes = np.array(given.get("nodes_featureids", []), np.int64), np.array(given.get("nodes_modes", []), str)
-    yes, no = np.array(given.get("nodes_truenodeids", []), np.int64), np.array(given.get("nodes_falsenodeids", []), np.int64)
-    if not len(trees) == len(ids) == len(feature) == len(modes) == len(yes) == len(no) or len(trees) == 0:
-        raise damaged(name, "the tables of a tree ensemble differ in length")
-    width = _input_width(model)
-    for tree in np.unique(trees):
-        rows = np.flatnonzero(trees == tree)
-        places = {int(i): place for place, i in enumerate(ids[rows])}
-        internal = modes[rows] != "LEAF"
-        if len(places) != len(rows):
-            raise damaged(name, f"tree {tree} has two nodes of one number")
-        left, right = (np.array([places.get(int(i), -1) for i in side[rows]], np.int64) for side in (yes, no))
-        check_tree(name, left=left, right=right, feature=feature[rows], internal=internal, features=width)
-    kind = "class" if node.op_type.endswith("Classifier") else "target"
-    outputs = np.array(given.get(f"{kind}_ids", []), np.int64)
-    names = given.get("classlabels_int64s") or given.get("classlabels_strings") or []
-    count = len(names) if kind == "class" else next((item.i for item in node.attribute if item.name == "n_targets"), 1)
-    if len(outputs) and (outputs.min() < 0 or outputs.max() >= max(count, 1)):
-        raise damaged(name, f"a leaf votes for output {int(outputs.max())} of {count}")
-    known = {(int(a), int(b)) for a, b in zip(trees, ids, strict=True)}
-    votes = zip(given.get(f"{kind}_treeids", []), given.get(f"{kind}_nodeids", []), strict=True)
-    if not {(int(a), int(b)) for a, b in votes} <= known:  # type: ignore[arg-type]
-        raise damaged(name, "a vote belongs to no node")
-
-
-def _input_width(model: Any) -> int:
-    """The features of a row that reaches a tree: known where the graph says so, else unbounded but positive."""
-    sizes = [dim.dim_value for item in model.graph.input for dim in item.type.tensor_type.shape.dim[1:] if dim.dim_value > 0]
-    return int(np.prod(sizes)) if sizes else 1 << 31
