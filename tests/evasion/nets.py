@@ -24,7 +24,7 @@ def linear(w, b: float, *, space: Space | None = None, scale: float = 1.0, thres
     layer = nn.Linear(len(w), 2).double()
     with torch.no_grad():
         layer.weight.copy_(torch.as_tensor(np.stack([-w, w]) * scale / 2))
-        layer.bias.copy_(torch.as_tensor([-b * scale / 2, b * scale / 2]))
+        layer.bias.copy_(torch.as_tensor([-b * scale / 2, b * scale / 2], dtype=torch.float64))
     return TorchModel(module=layer, space=space or Space.table([f"f{i}" for i in range(len(w))]), classes=2, threshold=threshold)
 
 

@@ -12,6 +12,7 @@ from carbide.evasion._labels import Asker
 from carbide.types import Array, Rng, Space
 
 HALVINGS = 10
+TRIES = 3  # wrong starts taken to the boundary before the nearest is worked on
 FIRST, MOST = 32, 256  # neighbours asked at the first step, and at most
 
 
@@ -35,14 +36,21 @@ def search_hops(ask: Asker, clean: Array, space: Space, rows: Array, starts: lis
             high, low = np.where(hit, middle, high), np.where(hit, low, middle)
         return base[i] + high[:, None] * (x - base[i])
 
-    best, found = base.copy(), np.zeros(len(rows), bool)
+    best, tried = base.copy(), np.zeros(len(rows), np.int64)
+    nearest = np.full(len(rows), np.inf)
     for start in starts:
-        i = np.flatnonzero(~found)
+        i = np.flatnonzero((tried < TRIES) & (nearest > eps) & (ask.asked[rows] < queries))
         x = np.clip(np.where(free, start.reshape(len(rows), -1), base), lower, upper)[i]
-        hit = wrong(i, x)
-        found[i[hit]], best[i[hit]] = True, x[hit]
-    i = np.flatnonzero(found)
-    best[i] = halve(i, best[i]) if len(i) else best[i]
+        hit = wrong(i, x) if len(i) else np.zeros(0, bool)
+        i = i[hit]
+        if len(i) == 0:
+            continue
+        x = halve(i, x[hit])
+        tried[i] += 1
+        size = np.linalg.norm(x - base[i], axis=1)
+        best[i[size < nearest[i]]] = x[size < nearest[i]]
+        nearest[i] = np.minimum(nearest[i], size)
+    found = np.isfinite(nearest)
     for turn in range(1, 10_000):
         away = np.linalg.norm(best - base, axis=1)
         i = np.flatnonzero(found & (away > eps) & (ask.asked[rows] < queries))

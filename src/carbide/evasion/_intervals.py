@@ -114,8 +114,7 @@ def logit_gaps(module: nn.Module, box: Box, y: Tensor, rounding: float = 0.0) ->
         own = logits.lower.gather(1, y[:, None])
         return (own - logits.upper).scatter(1, y[:, None], 0.0)
     hidden = run.box(box, until=last.args[0])  # type: ignore[arg-type]
-    layer = run.graph.get_submodule(str(last.target))
-    return _last_gaps(layer, hidden, y, rounding)
+    return _last_gaps(run.weights(last), hidden, y, rounding)
 
 
 def _last_gaps(layer: Any, hidden: Box, y: Tensor, rounding: float) -> Tensor:
@@ -146,8 +145,19 @@ class _Run:
         node = next(n for n in self.graph.graph.nodes if n.op == "output").args[0]
         while isinstance(node, fx.Node) and node.op == "call_module" and isinstance(self.graph.get_submodule(str(node.target)), nn.Identity):
             node = node.args[0]
-        linear = isinstance(node, fx.Node) and node.op == "call_module" and isinstance(self.graph.get_submodule(str(node.target)), nn.Linear)
-        return node if linear and len(node.users) == 1 else None  # type: ignore[union-attr]
+        if not isinstance(node, fx.Node) or len(node.users) != 1:
+            return None
+        if node.op == "call_module":
+            return node if isinstance(self.graph.get_submodule(str(node.target)), nn.Linear) else None
+        plain = all(isinstance(a, fx.Node) and a.op == "get_attr" for a in (*node.args[1:], *node.kwargs.values()) if a is not None)
+        return node if node.target is F.linear and plain else None
+
+    def weights(self, node: fx.Node) -> Any:
+        """Weight and bias of a linear node."""
+        if node.op == "call_module":
+            return self.graph.get_submodule(str(node.target))
+        args, kwargs = (map_arg(part, lambda n: operator.attrgetter(str(n.target))(self.graph)) for part in (node.args[1:], node.kwargs))
+        return _Weights(*args, **kwargs)  # type: ignore[arg-type, misc]
 
     def box(self, box: Box, until: fx.Node | None = None) -> Box:
         """The box of the net's output, or of one node's."""
@@ -194,7 +204,7 @@ class _Run:
         bias = None if layer.bias is None else layer.bias.to(weight.dtype)
 
         def apply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-            return F.linear(x, w, b) if isinstance(layer, nn.Linear) else layer._conv_forward(x, w, b)
+            return F.linear(x, w, b) if isinstance(layer, nn.Linear | _Weights) else layer._conv_forward(x, w, b)
 
         middle, radius = (box.lower + box.upper) / 2, (box.upper - box.lower) / 2
         centre, spread = apply(middle, weight, bias), apply(radius, weight.abs(), None)
@@ -269,12 +279,8 @@ class _Run:
         return self._rounded(out, out, 2)
 
 
-class _Weights(nn.Linear):
-    """The weights of a functional linear call, as a layer."""
+class _Weights(NamedTuple):
+    """The weights of a functional linear call."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        nn.Module.__init__(self)
-        self.weight, self.bias = (
-            nn.Parameter(weight.detach(), requires_grad=False),
-            None if bias is None else nn.Parameter(bias.detach(), requires_grad=False),
-        )
+    weight: Tensor
+    bias: Tensor | None = None

@@ -69,7 +69,7 @@ class Boundary(Method):
         if isinstance(threat, LpBall) and math.isinf(threat.p):
             out[rows] = search_rays(ask, out, space, rows, starts, eps=threat.eps, queries=self.queries, rng=rng)
         elif isinstance(threat, LpBall) and threat.p == 2 and not (space.groups or space.relations or (space.step > 0).any()):
-            starts += [out[rows] + (_inside(space, out[rows]) - out[rows]) * rng.uniform(size=out[rows].shape) for _ in range(STARTS)]
+            starts = [*_around(out[rows], threat.eps, rng), *starts, *_afar(out[rows], space, rng)]
             for part in np.array_split(np.arange(len(rows)), -(-len(rows) * MOST * out[0].size // ROOM)):
                 begin = [start[part] for start in starts]
                 out[rows[part]] = search_hops(ask, out, space, rows[part], begin, eps=threat.eps, queries=self.queries, rng=rng)
@@ -79,11 +79,23 @@ class Boundary(Method):
         return out
 
 
-def _inside(space: Space, x: Array) -> Array:
-    """The far bound of each feature, or one span of the rows away where there is none."""
+def _around(x: Array, eps: float, rng: Rng) -> list[Array]:
+    """Random points at one, two, four and eight times eps in L2, near ones first: a small region is only found from nearby."""
+    found = []
+    for reach in (1, 2, 4, 8):
+        for _ in range(STARTS):
+            way = rng.normal(size=x.shape)
+            size = norms(way, 2).reshape(-1, *[1] * (x.ndim - 1))
+            found.append(x + reach * eps * way / size)
+    return found
+
+
+def _afar(x: Array, space: Space, rng: Rng) -> list[Array]:
+    """Random points between each row and the far bound of each feature, or one span of the rows away where there is none."""
     span = np.ptp(x, axis=0) + 1e-12
     low, high = np.where(np.isfinite(space.lower), space.lower, x - span), np.where(np.isfinite(space.upper), space.upper, x + span)
-    return np.where(high - x > x - low, high, low)
+    far = np.where(high - x > x - low, high, low)
+    return [x + (far - x) * rng.uniform(size=x.shape) for _ in range(STARTS)]
 
 
 def _price(threat: LpBall | FeatureBudget, space: Space) -> Callable[[Array, Array], Array]:
