@@ -40,6 +40,7 @@ from carbide.types import (
 
 MODES = ("logits", "probabilities", "labels")
 ROWS = 2000  # test rows on which copies are compared; more are drawn down to this number
+POOL = 10_000  # rows that a thief has, unless it may ask for more than half as many
 START = 50  # queries at which the curve begins
 
 
@@ -77,7 +78,7 @@ class Field:
 def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
     """Findings, the curve of fidelity against queries, and the labels that recompute them."""
     assert isinstance(threat, Queries)
-    field = field_of(case)
+    field = field_of(case, most=max(2 * threat.n, POOL))
     modes = [m for m in MODES if Access.SCORES in case.model.access or m == "labels"]
     asked = threat.answers if threat.answers in modes else "labels"
     trials = [Trial(name=name, method=method, threat=Queries(n=n, answers=mode), model=case.model, pool=field.pool, x=field.x, seed=case.seed)
@@ -125,8 +126,8 @@ def verify(section: Section, model: Model | None, case: Case | None, threat: Thr
     return found if accuracy is None else [*found, ("thief accuracy", accuracy.value, float((evidence["thief"] == evidence["y"]).mean()))]
 
 
-def field_of(case: Case) -> Field:
-    """The thief's pool and the rows of judgement, which share no row with each other; the pool shares none with training.
+def field_of(case: Case, *, most: int | None = None) -> Field:
+    """The thief's pool (``most`` rows) and the rows of judgement, which share no row with each other; the pool shares none with training.
 
     Where the test rows are the validation rows (as when hardening chooses), half of them become the pool.
     """
@@ -141,6 +142,8 @@ def field_of(case: Case) -> Field:
     pool = pool.take(~np.isin(pool.ids, case.data.train.ids))
     if not len(pool):
         raise CarbideError("every validation row is a training row too, so a thief has no rows of its own; cut the data without repeats")
+    if most is not None and len(pool) > most:
+        pool = pool.take(np.sort(rng_for(case.seed, "extraction", "pool").permutation(len(pool))[:most]))
     if len(test) > ROWS:
         test = test.take(np.sort(rng_for(case.seed, "extraction", "rows").permutation(len(test))[:ROWS]))
     return Field(pool=pool, x=test.x, y=test.y, victim=decide(case.model.predict(test.x), case.model.threshold))

@@ -98,7 +98,8 @@ class PolicyModel:
 def rounded(probabilities: Array, labels: Array, decimals: int, threshold: float = 0.5) -> Array:
     """Probabilities ``(n, k)`` in whole steps of ``10**-decimals`` that sum to one and still decide on ``labels`` ``(n,)``.
 
-    No probability moves by a whole step or more. Steps left over after rounding down go to the label first, then to the
+    No probability moves by a whole step or more; only where no such rounding decides on the label (which needs three
+    classes level with it) one step more goes to the label from another class. Steps left over after rounding down go to the label first, then to the
     largest remainders; with two classes class 1 is rounded to the nearest step on its side of the threshold.
     """
     unit = 10**decimals
@@ -109,6 +110,8 @@ def rounded(probabilities: Array, labels: Array, decimals: int, threshold: float
     steps = np.floor(scaled + 1e-9)
     rows = np.arange(len(steps))
     rank = scaled - steps
+    level = (steps == steps[rows, labels][:, None]) & (np.arange(steps.shape[1]) < labels[:, None])  # one step more would put them before the label
+    rank[level] -= 2
     rank[rows, labels] = np.inf
     order = np.argsort(-rank, axis=1, kind="stable")
     spare = np.clip(unit - steps.sum(1), 0, probabilities.shape[1])
@@ -116,7 +119,7 @@ def rounded(probabilities: Array, labels: Array, decimals: int, threshold: float
     place[rows[:, None], order] = np.arange(order.shape[1])
     steps += place < spare[:, None]
     top = steps.argmax(1)
-    wrong = rows[top != labels]  # two classes of one step count whose difference is below the slack of the floor
+    wrong = rows[top != labels]  # another class stands level with the label
     steps[wrong, labels[wrong]] += 1
     steps[wrong, top[wrong]] -= 1
     return steps / unit

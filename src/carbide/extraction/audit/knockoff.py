@@ -111,7 +111,8 @@ def natural_queries(x: Array, space: Space, n: int, rng: Rng) -> Array:
     first, second = x[mixer.integers(len(x), size=more)], x[mixer.integers(len(x), size=more)]
     if space.is_image:
         weight = mixer.uniform(size=(more, 1, 1, 1)).astype(x.dtype)
-        return np.concatenate([natural, weight * first + (1 - weight) * second])
+        mixed = (weight * first + (1 - weight) * second).clip(space.lower, space.upper)
+        return np.concatenate([natural, mixed.astype(x.dtype)])
     units = np.arange(x.shape[1])
     for group in space.groups:
         units[list(group)] = group[0]
