@@ -40,7 +40,7 @@ def inside(x: Array, x0: Array, space: Space, threat: Threat) -> Array:
 
 def allowed(x: Array, x0: Array, space: Space) -> Array:
     """Whether each changed row keeps bounds, steps, immutability, one-hot groups and relations, whatever it costs."""
-    x, x0 = x.reshape(len(x), -1).astype(float), x0.reshape(len(x0), -1).astype(float)
+    x, x0 = (np.asarray(part, float).reshape(len(part), space.lower.size) for part in (x, x0))
     changed = ~((x == x0) | (np.isnan(x) & np.isnan(x0)))
     lower, upper, step = space.lower.ravel(), space.upper.ravel(), space.step.ravel()
     mutable = space.mutable.ravel().copy()

@@ -123,7 +123,7 @@ def cost(x0: Array, x1: Array, prices: PriceTable, space: Space) -> Array:
     for relation in space.relations:
         if isinstance(relation, Ratio):
             up[relation.target] = down[relation.target] = fixed[relation.target] = 0.0
-    a, b = x0.reshape(len(x0), -1).astype(float), x1.reshape(len(x1), -1).astype(float)
+    a, b = (np.asarray(part, float).reshape(len(part), math.prod(part.shape[1:])) for part in (x0, x1))
     changed = ~((a == b) | (np.isnan(a) & np.isnan(b)))
     with np.errstate(invalid="ignore"):
         rise = np.where(changed, b - a, 0.0)

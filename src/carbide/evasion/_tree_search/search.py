@@ -77,7 +77,7 @@ def search(ensemble: Ensemble, x: Array, prices: PriceTable, space: Space, *, th
         InputError: if the trees do not tell two classes apart, or the prices or relations cannot be searched.
     """
     forest = _binary(ensemble, 1)
-    rows = np.ascontiguousarray(x, np.float64).reshape(len(x), -1)
+    rows = np.ascontiguousarray(x, np.float64).reshape(len(x), int(np.prod(x.shape[1:])))
     how = _How(cutoff=cutoff(ensemble, threshold, rounding), budget=budget * (1 + ROUNDING) + ROUNDING, first=first, boxes=boxes)
     result = _around_hard(forest, lambda part, held: budget_problem(part, prices, space, held=held), rows, how, space)
     paid = np.where(np.isfinite(result.cost), price_of(rows, result.witness, prices, space), np.inf)
@@ -93,7 +93,7 @@ def search_ball(ensemble: Ensemble, x: Array, y: Array, threat: LpBall, space: S
     Raises:
         InputError: if a label is not a class of the trees.
     """
-    rows = np.ascontiguousarray(x, np.float64).reshape(len(x), -1)
+    rows = np.ascontiguousarray(x, np.float64).reshape(len(x), int(np.prod(x.shape[1:])))
     result = _nothing(rows, threat.eps)
     result = replace(result, lower=np.full(len(rows), np.inf))
     for label in np.unique(y):

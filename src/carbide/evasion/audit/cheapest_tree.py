@@ -80,9 +80,10 @@ class CheapestTree(Method):
         Raises:
             InputError: if the model's trees cannot be read or the threat cannot be searched.
         """
+        model = getattr(model, "scorer", model)  # an output policy hides scores, it does not change decisions
         trees = trees_of(model)
         attacked = np.flatnonzero(y == 1) if isinstance(threat, FeatureBudget) else np.arange(len(x))
-        flat = np.ascontiguousarray(x, np.float64).reshape(len(x), -1)
+        flat = np.ascontiguousarray(x, np.float64).reshape(len(x), model.space.lower.size)
         same = _same(model, trees, x)
         result = self._search(trees, model, flat[attacked], y[attacked], threat, 0 if same else -1)
         bound = result if same else self._search(trees, model, flat[attacked], y[attacked], threat, 1)
