@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from carbide.types import Array, Backdoor, Dataset, Flips, Linear, Poison, Space, Threat
+from carbide.space.membership import allowed
+from carbide.types import Array, Backdoor, Dataset, Flips, Poison, Threat
 
 
 def budget(threat: Flips | Backdoor, n: int) -> int:
@@ -24,9 +26,9 @@ def objection(poison: Any, clean: Dataset, threat: Threat) -> str | None:
 
 def trigger_objection(before: Array, after: Any, clean: Dataset, threat: Backdoor) -> str | None:
     """Why triggered inputs ``(m, *shape)`` are not what the threat allows, or None; ``clean`` is the training set."""
-    if not isinstance(after, np.ndarray) or after.shape != before.shape or not np.isfinite(after).all():
-        return "its trigger does not map finite inputs to finite inputs of the same shape"
-    changed = before != after
+    if not isinstance(after, np.ndarray) or after.shape != before.shape or not np.issubdtype(after.dtype, np.floating):
+        return "its trigger does not map inputs to inputs of the same shape"
+    changed = _differs(after, before)
     if clean.space.is_image:
         pixels = changed.any(1).sum((1, 2)).max(initial=0)
         allowed = int(np.floor(threat.area * np.prod(clean.space.shape[1:]) + 1e-9))
@@ -34,7 +36,7 @@ def trigger_objection(before: Array, after: Any, clean: Dataset, threat: Backdoo
             return f"its trigger covers {pixels} pixels, and an area of {threat.area:g} allows {allowed}"
     elif (features := int(changed.reshape(len(before), -1).sum(1).max(initial=0))) > threat.features:
         return f"its trigger sets {features} features, and {threat.features} are allowed"
-    return _outside(before, after, clean, clean.space)
+    return _outside(before, after, clean)
 
 
 def _of_form(poison: Poison, clean: Dataset) -> str | None:
@@ -47,8 +49,8 @@ def _of_form(poison: Poison, clean: Dataset) -> str | None:
         return "it changed the ids or sources of rows"
     if not np.issubdtype(new.y.dtype, np.integer) or new.y.min(initial=0) < 0 or new.y.max(initial=0) >= clean.classes:
         return f"its labels are not whole numbers in 0..{clean.classes - 1}"
-    if not np.isfinite(new.x).all():
-        return "its inputs are not all finite"
+    if not np.issubdtype(new.x.dtype, np.floating):
+        return "its inputs are not floating-point numbers"
     if np.shape(poison.rows) != (n,) or np.asarray(poison.rows).dtype != bool:
         return f"its rows are not {n} booleans"
     return None
@@ -68,56 +70,26 @@ def _of_rows(poison: Poison, clean: Dataset, threat: Flips | Backdoor) -> str | 
 
 def _of_values(poison: Poison, clean: Dataset, threat: Flips | Backdoor) -> str | None:
     if isinstance(threat, Flips):
-        return None if np.array_equal(poison.dataset.x, clean.x) else "it changed inputs, and only labels may change"
+        return None if not _differs(poison.dataset.x, clean.x).any() else "it changed inputs, and only labels may change"
     if poison.target != threat.target or poison.trigger is None:
         return f"it has no trigger for class {threat.target}"
-    return _outside(clean.x, poison.dataset.x, clean, clean.space)
+    return _outside(clean.x, poison.dataset.x, clean)
 
 
 def changed_rows(poison: Poison, clean: Dataset) -> Array:
     """Which rows ``(n,)`` differ from the clean ones."""
-    return (poison.dataset.x != clean.x).reshape(len(clean), -1).any(1) | (poison.dataset.y != clean.y)
+    return _differs(poison.dataset.x, clean.x).reshape(len(clean), -1).any(1) | (poison.dataset.y != clean.y)
 
 
-def _outside(before: Array, after: Array, train: Dataset, space: Space) -> str | None:
-    """Why changed values leave the space; where a bound is infinite the training rows' own extremes stand in."""
-    rows = np.flatnonzero((before != after).reshape(len(before), -1).any(1))
-    old, new = before[rows].reshape(len(rows), -1).astype(float), after[rows].reshape(len(rows), -1).astype(float)
-    changed = old != new
-    seen = train.x.reshape(len(train), -1)
-    lower = np.where(np.isfinite(space.lower.ravel()), space.lower.ravel(), seen.min(0))
-    upper = np.where(np.isfinite(space.upper.ravel()), space.upper.ravel(), seen.max(0))
-    step = space.step.ravel()
-    origin = np.where(np.isfinite(space.lower.ravel()), space.lower.ravel(), 0.0)
-    places = (new - origin) / np.where(step > 0, step, 1.0)
-    for words, bad in (("which may not change", changed & ~space.mutable.ravel()),
-                       ("outside its bounds", changed & ((new < lower - 1e-9) | (new > upper + 1e-9))),
-                       ("off its steps", changed & (step > 0) & (np.abs(places - np.round(places)) > 1e-6))):  # fmt: skip
-        if bad.any():
-            row, feature = (int(i) for i in np.argwhere(bad)[0])
-            return f"it sets feature {space.name(feature)} to {new[row, feature]:g}, {words}"
-    return _broken(old, new, space)
+def _outside(before: Array, after: Array, train: Dataset) -> str | None:
+    """How many rows leave the space; where a bound is infinite the training rows' own extremes stand in."""
+    space, seen = train.space, train.x
+    lower = np.where(np.isfinite(space.lower), space.lower, np.nanmin(seen, axis=0))
+    upper = np.where(np.isfinite(space.upper), space.upper, np.nanmax(seen, axis=0))
+    bad = ~allowed(after, before, replace(space, lower=lower, upper=upper))
+    return f"it takes {int(bad.sum())} rows out of the space: bounds, steps, immutable features, one-hot groups or relations" if bad.any() else None
 
 
-def _broken(old: Array, new: Array, space: Space) -> str | None:
-    """Which one-hot group or relation held before and does not hold now."""
-    for group in space.groups:
-        columns = list(group)
-        if (_one_hot(old[:, columns]) & ~_one_hot(new[:, columns])).any():
-            return f"it breaks the one-hot group of {space.name(columns[0])}"
-    for relation in space.relations:
-        if (_holds(relation, old) & ~_holds(relation, new)).any():
-            return f"it breaks the relation {relation}"
-    return None
-
-
-def _one_hot(part: Array) -> Array:
-    return ((part == 0) | (part == 1)).all(1) & (part.sum(1) == 1)
-
-
-def _holds(relation: Any, x: Array) -> Array:
-    if isinstance(relation, Linear):
-        terms = x[:, list(relation.features)] * np.asarray(relation.coefficients)
-        return terms.sum(1) <= relation.upper + 1e-6 * np.maximum(1.0, np.abs(terms).max(1))
-    wanted = x[:, relation.numerator]
-    return np.abs(x[:, relation.target] * x[:, relation.denominator] - wanted) <= 1e-6 * np.maximum(1.0, np.abs(wanted))
+def _differs(new: Array, old: Array) -> Array:
+    """Where inputs differ; two missing values are the same."""
+    return ~((new == old) | (np.isnan(new) & np.isnan(old)))

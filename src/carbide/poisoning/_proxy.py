@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ LIMIT = 4000  # rows that a stand-in is trained on at most
 
 
 def flat(x: Array) -> Array:
-    """Rows ``(n, d)``."""
-    return x.reshape(len(x), -1)
+    """Rows ``(n, d)``, missing values as 0."""
+    return np.nan_to_num(x.reshape(len(x), -1), nan=0.0)
 
 
 def halves(y: Array, rng: Rng) -> tuple[Array, Array]:
@@ -51,6 +52,22 @@ def linear() -> Any:
     from sklearn.preprocessing import StandardScaler
 
     return make_pipeline(StandardScaler(), RidgeClassifier(alpha=1.0))
+
+
+def net(rng: Rng) -> Any:
+    """A small perceptron, trained briefly."""
+    from sklearn.neural_network import MLPClassifier
+
+    return MLPClassifier((32,), max_iter=40, learning_rate_init=0.01, random_state=int(rng.integers(2**31))).set_params(batch_size=64)
+
+
+def fitted(model: Any, x: Array, y: Array) -> Any:
+    """The stand-in trained on rows; that a brief training has not converged is no news."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(flat(x), y)
 
 
 def probabilities(dataset: Dataset, rng: Rng, limit: int = LIMIT) -> Array:

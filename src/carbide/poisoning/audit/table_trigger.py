@@ -13,15 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import combinations, product
-from typing import Any
 
 import numpy as np
 
-from carbide.poisoning import _proxy
 from carbide.poisoning._checks import budget
-from carbide.poisoning._plant import plant
+from carbide.poisoning._plant import best_trigger, plant
 from carbide.registry import Method
-from carbide.run import track
 from carbide.types import Array, Backdoor, Case, Dataset, InputError, Kind, Linear, Poison, Rng, Space, Threat
 
 NEAR = 0.02  # values whose ranks differ by less than this share of the rows count as alike
@@ -74,19 +71,8 @@ class TableTrigger(Method):
         Raises:
             InputError: if no feature can be set.
         """
-        return plant(dataset, self._trigger(dataset, threat, rng), threat.target, budget(threat, len(dataset)), rng)
-
-    def _trigger(self, dataset: Dataset, threat: Backdoor, rng: Rng) -> ValueTrigger:
-        triggers = shortlist(dataset, threat, self.tries, rng)
-        if len(triggers) == 1:
-            return triggers[0]
-        first, second = _proxy.halves(dataset.y, rng)
-        fit, score = (dataset.take(_proxy.balanced(dataset.y, half, rng, self.rows)) for half in (first, second))
-        before = _stand_ins(fit)
-        share = budget(threat, len(dataset)) / max(1, int((dataset.y != threat.target).sum()))  # of the rows that may be poisoned
-        count = max(6, round(share * int((fit.y != threat.target).sum())))
-        gains = [_gain(fit, score, before, trigger, threat.target, count) for trigger in track(triggers, label="trying triggers")]
-        return triggers[int(np.argmax(gains))]
+        trigger = best_trigger(dataset, shortlist(dataset, threat, self.tries, rng), threat, self.rows, rng)
+        return plant(dataset, trigger, threat.target, budget(threat, len(dataset)), rng)
 
 
 def usable(dataset: Dataset) -> Array:
@@ -133,29 +119,3 @@ def _options(column: Array, space: Space, index: int) -> list[tuple[float, Array
     picks = {float(ordered[min(len(ordered) - 1, int(q * len(ordered)))]) for q in (0.0, 0.01, 0.99, 1.0)} & set(values.tolist())
     place = np.searchsorted(ordered, column, side="left") / len(ordered)
     return [(v, np.abs(place - np.searchsorted(ordered, v, side="left") / len(ordered)) <= NEAR) for v in sorted(picks)]
-
-
-def _stand_ins(dataset: Dataset) -> list[Any]:
-    """Models trained on the rows; the same randomness for every trigger."""
-    rng = np.random.default_rng(0)
-    return [model.fit(dataset.x, dataset.y) for model in (_proxy.forest(rng), _proxy.tree(rng), _proxy.linear())]
-
-
-def _gain(fit: Dataset, score: Dataset, before: list[Any], trigger: ValueTrigger, target: int, count: int) -> float:
-    """By how much planting the trigger in ``count`` of the ``fit`` rows raises the stand-ins' success on ``score`` rows, on average."""
-    poisoned = plant(fit, trigger, target, count, np.random.default_rng(0)).dataset
-    own, others = score.x[score.y == target], trigger(score.x[score.y != target])
-    rates = [[_success(model, own, others, target) for model in models] for models in (_stand_ins(poisoned), before)]
-    return float(np.mean(rates[0]) - np.mean(rates[1]))
-
-
-def _success(model: Any, own: Array, others: Array, target: int) -> float:
-    """The share of triggered ``others`` that get the target class, averaged with the share that pass for it.
-
-    To pass is to score as nine tenths of the target's ``own`` rows do: what a model decides at a low false-positive rate.
-    """
-    named = float((model.predict(others) == target).mean())
-    if len(own) == 0:
-        return named
-    bar = np.quantile(_proxy.scores(model, own, target), 0.1)
-    return (named + float((_proxy.scores(model, others, target) >= bar).mean())) / 2

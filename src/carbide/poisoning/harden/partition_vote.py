@@ -23,7 +23,7 @@ class PartitionVote(Method):
 
     threats = (Flips, Backdoor)
     trains = True
-    partitions: int = 15
+    partitions: int = 5
     by: str = "row"
     key: str = "content"
     seed: int = 0
@@ -41,5 +41,5 @@ class PartitionVote(Method):
         return PartitionVoteRecipe(inner=recipe, partitions=self.partitions, by=self.by, key=self.key, seed=self.seed)
 
     def strengths(self) -> tuple[PartitionVote, ...]:
-        """A third of the parts, as many as stated, and three times as many."""
-        return tuple(replace(self, partitions=k) for k in (max(2, self.partitions // 3), self.partitions, 3 * self.partitions))
+        """As many parts as stated, three times and nine times as many."""
+        return tuple(replace(self, partitions=self.partitions * more) for more in (1, 3, 9))
