@@ -46,6 +46,7 @@ from carbide.types import (
 
 ROWS = 1000  # test rows that are attacked in an Lp ball; more are drawn down to this number
 SAMPLE = 64  # survivors of gradient attacks that a black-box attack tries first
+CHANGED = "the model's parameters changed while it was attacked; put it in inference mode and freeze its buffers"
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # multiples of eps at which the curve is measured
 
 
@@ -131,12 +132,12 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
                    by=np.where(wrong, "none needed", "").astype(object), unknown=np.zeros(n, bool), settled=wrong.copy())  # fmt: skip
     ran = [name for name, method in sorted(methods.items(), key=lambda m: (_rank(m[1]), m[0])) if _run(case, threat, name, method, tally)]
     if case.model.digest() != before:
-        raise CarbideError("the model's parameters changed while it was attacked; put it in inference mode and freeze its buffers")
+        raise _Changed(CHANGED)
     if not ran:
         return Section(threat=threat.words(), room="evasion", skipped=tuple(tally.skipped))
     figures = _figures(case, threat, {name: methods[name] for name in ran}, tally, metric)
     if case.model.digest() != before:
-        raise CarbideError("the model's parameters changed while it was attacked; put it in inference mode and freeze its buffers")
+        raise _Changed(CHANGED)
     evidence = {"x": data.x, "y": data.y, "ids": data.ids.astype(str), "witness": tally.witness, "broken": tally.broken | tally.unknown,
                 "cost": tally.cost, "method": tally.by.astype(str), "wrong": wrong, "unknown": tally.unknown}  # fmt: skip
     findings = (*_headline(case, threat, tally, metric, [methods[name] for name in ran], ran), *tally.findings)
@@ -164,6 +165,10 @@ def judged_rows(case: Case, threat: Threat) -> Dataset:
     return test
 
 
+class _Changed(CarbideError):
+    """The model is not what it was: nothing that was measured on it counts."""
+
+
 class _Settled(Exception):
     """There is nothing left for this attack to find."""
 
@@ -179,6 +184,8 @@ def _run(case: Case, threat: Threat, name: str, method: Method, tally: _Tally) -
             _solve(case, threat, name, method, tally)
         else:
             _attack(case, threat, name, method, tally)
+    except _Changed:
+        raise
     except _Settled:
         tally.skipped.append(Skip(method=name, threat=threat.words(), reason="an exact search has already decided every row"))
         return False
@@ -217,8 +224,10 @@ def attempt(case: Case, threat: Threat, name: str, method: Method, data: Dataset
 
     def propose() -> dict[str, Any]:
         counted, x = Counted(case.model), data.x.copy()
-        y = data.y.copy()
+        y, before = data.y.copy(), case.model.digest()
         proposal = method(counted, x, y, threat, rng_for(case.seed, "evasion", name, label))
+        if case.model.digest() != before:
+            raise _Changed(CHANGED)
         if not (np.array_equal(x, data.x) and np.array_equal(y, data.y)):
             raise CarbideError("it changed its inputs in place, so what it returned cannot be trusted")
         return {"x": np.asarray(proposal, np.float64), "queries": counted.queries}
