@@ -70,13 +70,17 @@ class Knockoff(Method):
             raise InputError("the thief's pool has no rows; give validation rows that are not training rows")
         n = min(threat.n, oracle.left)
         later = int(self.adaptive * n) if n >= ENOUGH else 0
-        wanted = n if not later else n - later + max(4 * later, min(len(pool) - n + later, MOST))
-        rows = natural_queries(pool.x, pool.space, wanted, rng)
+        natural = min(max(0, len(pool) - (n - later)), MOST)  # rows of its own that the second round can choose from
+        mixed = 4 * max(0, later - natural)
+        rows = natural_queries(pool.x, pool.space, n - later + natural + mixed if later else n, rng)
         asked, rest = rows[: n - later], rows[n - later :]
         answers, weight = oracle.ask(asked), np.ones(len(asked))
         if later:
             draft = copy_of(asked, answers, oracle.space, oracle.classes, rng, learners=("net",) if pool.space.is_image else ("trees",))
-            more = rest[np.argsort(certainty(draft, rest), kind="stable")[:later]]
+            doubt = certainty(draft, rest)
+            if mixed:
+                doubt[:natural] = -1.0  # rows of its own come before any mixture
+            more = rest[np.argsort(doubt, kind="stable")[:later]]
             asked, answers = np.concatenate([asked, more]), answers.then(oracle.ask(more))
             # The rows of the first round were drawn at random and stand for all that were left; those of the second stand for themselves.
             weight = np.concatenate([weight, np.full(later, min(1.0, (n - later) / max(1, len(rest) - later)))])
