@@ -103,27 +103,29 @@ def one_way(space: Space, prices: PriceTable) -> Array:
     return way
 
 
-def constrained(recipe: Recipe, signs: Array) -> Recipe | None:
+def constrained(recipe: Recipe, signs: Array, *, missing: bool = False) -> Recipe | None:
     """The recipe with scores of class 1 that only rise (+1) or only fall (-1) along each column; None if its estimator cannot.
 
-    XGBoost, LightGBM and CatBoost call the setting ``monotone_constraints``, scikit-learn ``monotonic_cst``; an
-    estimator without either refuses both names.
+    XGBoost, LightGBM and CatBoost call the setting ``monotone_constraints``, scikit-learn ``monotonic_cst``; an estimator without
+    either refuses both names. With ``missing`` values only the first is used: forests refuse the second then.
     """
-    if hasattr(recipe, "estimator") and is_dataclass(recipe):
-        estimator = _set(recipe.estimator, [int(s) for s in signs])  # type: ignore[attr-defined]
-        return None if estimator is None else replace(recipe, estimator=estimator)  # type: ignore[call-arg]
-    if hasattr(recipe, "inner") and is_dataclass(recipe):
-        inner = constrained(recipe.inner, signs)  # type: ignore[attr-defined]
-        return None if inner is None else replace(recipe, inner=inner)  # type: ignore[call-arg]
+    held: Any = recipe
+    if is_dataclass(recipe) and hasattr(recipe, "estimator"):
+        estimator = _set(held.estimator, [int(s) for s in signs], missing)
+        return None if estimator is None else replace(held, estimator=estimator)
+    if is_dataclass(recipe) and hasattr(recipe, "inner"):
+        inner = constrained(held.inner, signs, missing=missing)
+        return None if inner is None else replace(held, inner=inner)
     return None
 
 
-def _set(estimator: Any, signs: list[int]) -> Any:
+def _set(estimator: Any, signs: list[int], missing: bool) -> Any:
     from sklearn.base import clone
 
-    for name in ("monotone_constraints", "monotonic_cst"):
+    for name in ("monotone_constraints",) if missing else ("monotone_constraints", "monotonic_cst"):
+        copy: Any = clone(estimator)
         try:
-            return clone(estimator).set_params(**{name: tuple(signs) if name == "monotone_constraints" else signs})
+            return copy.set_params(**{name: tuple(signs) if name == "monotone_constraints" else signs})
         except ValueError:
             continue
     return None

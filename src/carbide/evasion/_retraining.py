@@ -8,6 +8,7 @@ safest one within the allowed loss is trained again on all rows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -59,13 +60,13 @@ class RetrainingRecipe:
                 **said, "cheap": list(self.cheap)}  # fmt: skip
 
     def best(self, dataset: Dataset, seed: int) -> Trial:
-        """The trial with the highest exact robust recall on the last rows whose clean recall is within the loss (else the cleanest)."""
+        """The trial that ``chosen`` prefers among all rounds of all settings; a clean recall within the loss of the plain recipe's is asked for."""
         early, late = self.parts(dataset)
         plain = at_rate(self.inner.fit(early, np.random.default_rng(seed)), late, self.false_positive_rate)
-        floor = recalls(plain, late, self.threat)[0] - self.loss
+        floor = len(caught(plain, late)) / frauds_of(late) - self.loss
         work = [_Setting(recipe=self, shaped=shaped, early=early, late=late, seed=seed) for shaped in self.settings(early)]
         trials = [trial for setting in spread(_rounds, work, label="retraining settings") for trial in setting]
-        return max(trials, key=lambda trial: trial.rank(floor))
+        return chosen(trials, floor, frauds_of(late))
 
     def parts(self, dataset: Dataset) -> tuple[Dataset, Dataset]:
         """The rows in their order, the last share of them set aside to choose by."""
@@ -74,7 +75,7 @@ class RetrainingRecipe:
         cut = round((1 - self.holdout) * len(dataset))
         early, late = dataset.take(np.arange(cut)), dataset.take(np.arange(cut, len(dataset)))
         for part, words in ((early, "first"), (late, "last")):
-            frauds, honest = int((part.y == 1).sum()), int((part.y == 0).sum())
+            frauds, honest = frauds_of(part), int((part.y == 0).sum())
             if frauds < LEAST or honest * self.false_positive_rate < 1:
                 raise InputError(f"retraining chooses by the last {self.holdout:.0%} of the training rows, but the {words} part has {frauds} rows of class 1 "
                                  f"and {honest} of class 0; give more rows, another holdout or a higher false_positive_rate")  # fmt: skip
@@ -82,7 +83,8 @@ class RetrainingRecipe:
 
     def settings(self, early: Dataset) -> list[Recipe]:
         """The inner recipe with scores bound to follow one-way features, blind to nothing and to what is cheap to change."""
-        bound = constrained(self.inner, natural_signs(early, one_way(early.space, self.threat.prices))) or self.inner
+        signs = natural_signs(early, one_way(early.space, self.threat.prices))
+        bound = constrained(self.inner, signs, missing=bool(np.isnan(early.x).any())) or self.inner
         chosen: list[tuple[int, ...]] = [()]
         for share in self.cheap:
             columns = cheap_columns(early, self.threat, share)
@@ -104,10 +106,9 @@ class RetrainingRecipe:
 
     def manipulated(self, model: Model, data: Dataset, rng: Rng) -> Array:
         """What attackers with ``margin`` times the budget make of the frauds that the model catches ``(m, d)``."""
-        frauds = data.x[data.y == 1]
-        caught = frauds[model.predict(frauds)[:, 1] >= model.threshold]
-        found = evasions(model, caught, self.richer)
-        return spent(found.witness[found.evaded], caught[found.evaded], data.space, self.richer, rng)
+        rows = caught(model, data)
+        found = evasions(model, rows, self.richer)
+        return spent(found.witness[found.evaded], rows[found.evaded], data.space, self.richer, rng)
 
     @property
     def richer(self) -> FeatureBudget:
@@ -116,7 +117,7 @@ class RetrainingRecipe:
 
     def enlarged(self, data: Dataset, pool: Array, seed: int) -> Dataset:
         """The data and at most ``weight`` manipulated rows a fraud, drawn from the pool."""
-        most = round(self.weight * int((data.y == 1).sum()))
+        most = round(self.weight * frauds_of(data))
         if len(pool) > most:
             pool = pool[np.sort(np.random.default_rng([seed, 2]).permutation(len(pool))[:most])]
         if not len(pool):
@@ -136,11 +137,6 @@ class Trial:
     pool: Array
     clean: float
     robust: float
-
-    def rank(self, floor: float) -> tuple[bool, float, float]:
-        """Within the allowed loss first, then the safest (else the cleanest), then the cleanest."""
-        good = self.clean >= floor - 1e-12
-        return good, self.robust if good else self.clean, self.clean
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,6 +164,31 @@ def _rounds(work: _Setting) -> list[Trial]:
     return trials
 
 
+def chosen(trials: list[Trial], floor: float, frauds: int) -> Trial:
+    """The safest trial among those whose clean recall reaches the floor (if none does, the cleanest).
+
+    Trials within one standard error (of a rate among this many ``frauds``) of the highest robust recall count as equal; the
+    one that leaves out most columns wins, then the safer, then the cleaner.
+    """
+    good = [trial for trial in trials if trial.clean >= floor - 1e-12]
+    if not good:
+        return max(trials, key=lambda trial: (trial.clean, trial.robust))
+    top = max(trial.robust for trial in good)
+    error = math.sqrt(top * (1 - top) / frauds)
+    return max((t for t in good if t.robust >= top - error), key=lambda t: (len(getattr(t.recipe, "columns", ())), t.robust, t.clean))
+
+
+def frauds_of(data: Dataset) -> int:
+    """How many rows of class 1 there are."""
+    return int((data.y == 1).sum())
+
+
+def caught(model: Model, data: Dataset) -> Array:
+    """The frauds ``(m, d)`` that the model catches."""
+    frauds = data.x[data.y == 1]
+    return frauds[model.predict(frauds)[:, 1] >= model.threshold]
+
+
 def at_rate(model: Model, data: Dataset, rate: float) -> Model:
     """The model deciding where at most ``rate`` of the honest rows are flagged."""
     return model.at(threshold_at_fpr(model.predict(data.x[data.y == 0])[:, 1], rate))
@@ -175,9 +196,8 @@ def at_rate(model: Model, data: Dataset, rate: float) -> Model:
 
 def recalls(model: Model, data: Dataset, threat: FeatureBudget) -> tuple[float, float]:
     """Clean recall, and the share of all frauds that are caught and proven to stay caught within the budget."""
-    frauds = data.x[data.y == 1]
-    caught = frauds[model.predict(frauds)[:, 1] >= model.threshold]
-    return len(caught) / len(frauds), float(evasions(model, caught, threat, first=True).proven.sum()) / len(frauds)
+    rows = caught(model, data)
+    return len(rows) / frauds_of(data), float(evasions(model, rows, threat, first=True).proven.sum()) / frauds_of(data)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -197,21 +217,27 @@ def evasions(model: Model, x: Array, threat: FeatureBudget, *, first: bool = Fal
     """
     ensemble = getattr(model, "ensemble", None)
     if ensemble is None:
-        raise InputError(f"retraining needs a model whose trees can be searched, but the recipe trains a {type(model).__name__}; choose another defence")
+        raise InputError(
+            f"retraining needs a model whose trees can be searched, but the recipe trains a {type(model).__name__}; choose another defence"
+        )
     result = search(ensemble, x, threat.prices, model.space, threshold=model.threshold, budget=threat.money, first=first)
     evaded = np.isfinite(result.cost) & (result.cost <= threat.money * (1 + 1e-9) + 1e-9)
     return Evasions(evaded=evaded, proven=(result.status == "safe"), witness=result.witness)
 
 
 def imitating(x: Array, honest: Array, space: Space, threat: FeatureBudget, rng: Rng) -> Array:
-    """Rows ``x`` ``(m, d)`` with some of the features that move both ways or by a matrix as in honest rows drawn at random, where the money allows."""
+    """Rows ``x`` ``(m, d)`` with some features as in honest rows drawn at random, where the money allows.
+
+    Features that move both ways, by a matrix or for nothing are imitated; a row stays as it is where the sum is not possible.
+    """
     if not len(x):
         return x
     up, down, _ = price_arrays(threat.prices, space)
-    either = np.isfinite(up) & np.isfinite(down)
-    either[list(matrices(threat.prices, space))] = True
     donors = honest[rng.integers(len(honest), size=len(x))]
-    moved = recompute(np.where(either & (rng.random(x.shape) < FREE), donors, x), space)
+    open_ = (np.isfinite(up) & np.isfinite(down)) | (up == 0) | (down == 0)
+    open_ = open_ & np.isfinite(np.where(donors > x, up, down))
+    open_[:, list(matrices(threat.prices, space))] = True
+    moved = recompute(np.where(open_ & (rng.random(x.shape) < FREE), donors, x), space)
     return np.where(inside(moved, x, space, threat)[:, None], moved, x)
 
 

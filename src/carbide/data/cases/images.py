@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from carbide.data.cases._rows import row_ids, stratified
@@ -21,7 +23,7 @@ def images() -> Dataset:
     """All images in the order of the source."""
     from sklearn.datasets import load_digits
 
-    raw = load_digits()
+    raw: Any = load_digits()
     x = np.asarray(raw.images, np.float64).reshape(-1, 1, 8, 8) / 16.0
     return Dataset(x=x, y=raw.target.astype(np.int64), ids=row_ids(x), source=np.full(len(x), "builtin"), space=Space.image((1, 8, 8)), classes=10,
                    class_names=tuple("0123456789"), name="images")  # fmt: skip

@@ -12,6 +12,8 @@ ratios), meant to be used as public knowledge.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from carbide.data.cases._rows import row_ids, stratified
@@ -30,7 +32,7 @@ def patients() -> Dataset:
     """All rows in the order of the source."""
     from sklearn.datasets import load_breast_cancer
 
-    raw = load_breast_cancer()
+    raw: Any = load_breast_cancer()
     x = np.asarray(raw.data, np.float64)
     names = [str(name).replace(" ", "_") for name in raw.feature_names]
     space = Space.table(names, lower=np.zeros(len(names)), upper=np.array(LARGEST))

@@ -41,7 +41,7 @@ class Retraining(Method):
     cheap: tuple[float, ...] = (0.15, 0.4)
     loss: float = 0.03
     false_positive_rate: float = 0.01
-    holdout: float = 0.25
+    holdout: float = 0.3
     threats: ClassVar[tuple[type[Threat], ...]] = (FeatureBudget,)
     needs: ClassVar[Access] = Access.STRUCTURE
     trains: ClassVar[bool] = True
