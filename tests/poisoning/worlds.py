@@ -10,13 +10,12 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from carbide.models.estimators import EstimatorRecipe
-from carbide.types import BLACK_BOX, Access, Case, Dataset, OperatingPoint, Recipe, Space, Splits
+from carbide.types import BLACK_BOX, Access, Case, Dataset, OperatingPoint, Recipe, Space, Splits, digest
 
 
 def forest(trees: int = 40) -> EstimatorRecipe:
@@ -29,9 +28,46 @@ def logistic() -> EstimatorRecipe:
     return EstimatorRecipe(estimator=make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)))
 
 
-def nearest(k: int = 1) -> EstimatorRecipe:
-    """Nearest neighbours: fast, and moved by every row."""
-    return EstimatorRecipe(estimator=KNeighborsClassifier(k))
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NearestModel:
+    """The label of the nearest training row; ties go to the first row."""
+
+    x: Any
+    y: Any
+    space: Space
+    classes: int
+    threshold: float = 0.5
+
+    @property
+    def access(self) -> Access:
+        return BLACK_BOX
+
+    def predict(self, x: Any) -> Any:
+        x = x.reshape(len(x), -1)
+        far = (x**2).sum(1)[:, None] - 2 * x @ self.x.T + (self.x**2).sum(1)
+        return np.eye(self.classes)[self.y[far.argmin(1)]]
+
+    def at(self, threshold: float) -> NearestModel:
+        return replace(self, threshold=threshold)
+
+    def digest(self) -> str:
+        return digest(self.x, self.y, self.threshold)
+
+
+@dataclass(frozen=True)
+class NearestRecipe:
+    """One nearest neighbour, written out: fast, and moved by every row."""
+
+    def fit(self, dataset: Dataset, rng: Any) -> NearestModel:
+        return NearestModel(x=dataset.x.reshape(len(dataset), -1), y=dataset.y, space=dataset.space, classes=dataset.classes)
+
+    def describe(self) -> dict[str, Any]:
+        return {"recipe": "nearest"}
+
+
+def nearest() -> NearestRecipe:
+    """One nearest neighbour."""
+    return NearestRecipe()
 
 
 def stump(depth: int = 2) -> EstimatorRecipe:

@@ -59,6 +59,8 @@ METRICS: Mapping[str, Metric] = {m.key: m for m in (
            meaning="how often the planted trigger makes the model give the answer that the attacker wants"),
     Metric(key="accuracy_after_poisoning", name="accuracy after poisoning", good=1, room="poisoning", clean="accuracy", green=0.97, red=0.9,
            meaning="how often a model trained on the tampered rows is right on clean ones"),
+    Metric(key="recall_after_poisoning", name="recall after poisoning", good=1, room="poisoning", clean="recall", green=0.97, red=0.9,
+           meaning="share of the rows to be caught that a model trained on the tampered rows catches, at the same rate of false alarms"),
     Metric(key="membership_tpr_at_1pct", name="membership TPR at 1% FPR", good=-1, room="privacy", chance=0.01, green=0.03, red=0.06,
            meaning="how many training members an attacker recognises who may name 1 of 100 outsiders wrongly; guessing gives 1%"),
     Metric(key="membership_tpr_at_0_1pct", name="membership TPR at 0.1% FPR", good=-1, room="privacy", chance=0.001, green=0.005, red=0.01,

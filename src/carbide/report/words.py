@@ -78,6 +78,7 @@ _EFFECTS: Mapping[str, Callable[[str, str], str]] = {
     "robust_accuracy": lambda share, rows: f"makes the model wrong on {share} inputs",
     "attack_success_rate": lambda share, rows: f"can later make the model give the answer they want on {share} inputs",
     "accuracy_after_poisoning": lambda share, rows: f"leaves the model wrong on {share} inputs",
+    "recall_after_poisoning": lambda share, rows: f"makes the model miss {share} {rows}",
     "membership_tpr_at_1pct": lambda share, rows: f"recognises {share} members, at the price of wrongly naming 1 of 100 outsiders",
     "membership_tpr_at_0_1pct": lambda share, rows: f"recognises {share} members, at the price of wrongly naming 1 of 1,000 outsiders",
     "membership_auc": lambda share, rows: f"tells a member from an outsider {share} times",
