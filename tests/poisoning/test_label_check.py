@@ -29,7 +29,9 @@ def hits(found, truth):
     return (found & truth).sum() / max(1, found.sum()), (found & truth).sum() / truth.sum()
 
 
-@pytest.mark.parametrize(("data", "fraction", "precision", "recall"), [("cancer", 0.05, 0.75, 0.8), ("cancer", 0.1, 0.75, 0.8), ("digits", 0.1, 0.9, 0.7)])
+@pytest.mark.parametrize(
+    ("data", "fraction", "precision", "recall"), [("cancer", 0.05, 0.75, 0.8), ("cancer", 0.1, 0.75, 0.8), ("digits", 0.1, 0.9, 0.7)]
+)
 def test_planted_flips_are_found(data, fraction, precision, recall):
     train = {"cancer": cancer, "digits": digits}[data]().train
     poison = planted(train, fraction)

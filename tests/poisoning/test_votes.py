@@ -57,7 +57,9 @@ def test_certified_share_counts_bounds_at_least_as_large():
 
 def test_figure_is_the_certified_accuracy_curve():
     bound = np.array([-1.0, 0, 1, 3])
-    certificate = Certificate(claim="c", holds=bound >= 1, bound=bound, failure_probability=0, assumptions=("a",), method="m", threat="t", unit="training rows")
+    certificate = Certificate(
+        claim="c", holds=bound >= 1, bound=bound, failure_probability=0, assumptions=("a",), method="m", threat="t", unit="training rows"
+    )
     line = certified_figure(certificate).series[0]
     assert line.x.tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(line.y, [0.75, 0.5, 0.25, 0.25, 0.0])
