@@ -42,8 +42,9 @@ class Toy(Method):
 
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
-    (tmp_path / "toy.py").write_text(TOY)
-    monkeypatch.setattr(room, "__path__", [*room.__path__, str(tmp_path)])
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "toy.py").write_text(TOY)
+    monkeypatch.setattr(room, "__path__", [*room.__path__, str(tmp_path / "room")])
     registry._walk.cache_clear()
     yield
     registry._walk.cache_clear()
@@ -61,7 +62,7 @@ def test_a_new_file_is_a_new_method_everywhere(toy, tmp_path):
     script.write_text(
         textwrap.dedent(f"""
         import carbide.evasion.audit as room
-        room.__path__.append({str(tmp_path)!r})
+        room.__path__.append({str(tmp_path / "room")!r})
         import json
         from sklearn.datasets import load_iris
         from sklearn.linear_model import LogisticRegression
@@ -72,7 +73,8 @@ def test_a_new_file_is_a_new_method_everywhere(toy, tmp_path):
         print("toy" in report.save({str(tmp_path / "run")!r}).read_text())
     """)
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     methods, in_page = done.stdout.strip().splitlines()[-2:]
     assert any("toy" in method for method in json.loads(methods))
     assert in_page == "True"

@@ -71,7 +71,9 @@ def images(n: int, seed: int) -> Dataset:
 
 @functools.cache
 def splits(kind: str, noise: float = 0.0) -> Splits:
-    """240 training, 120 validation and 160 test rows of one kind."""
+    """240 training, 120 validation and 160 test rows of one kind (1,600 training rows for ``many``)."""
+    if kind == "many":
+        return Splits(train=table(1600, 1), validation=table(400, 2), test=table(160, 3))
     make = (lambda n, seed: table(n, seed, noise=noise)) if kind == "table" else images
     return Splits(train=make(240, 1), validation=make(120, 2), test=make(160, 3))
 
@@ -97,7 +99,7 @@ def torch_recipe(data: Splits) -> Any:
     from carbide.models.torch_net import TorchRecipe
 
     if data.train.space.is_image:
-        return TorchRecipe(factory="carbide.models.nets:small_cnn", options={"shape": (1, 6, 6), "classes": 2, "width": 4}, epochs=15, batch=32)
+        return TorchRecipe(factory="carbide.models.nets:small_cnn", options={"shape": (1, 6, 6), "classes": 2, "width": 8}, epochs=30, batch=32)
     return TorchRecipe(factory="carbide.models.nets:small_mlp", options={"inputs": 4, "classes": 2, "width": 16}, epochs=25, batch=32)
 
 
@@ -106,6 +108,7 @@ def tree_recipe(**params: Any) -> EstimatorRecipe:
     return EstimatorRecipe(estimator=RandomForestClassifier(**{"n_estimators": 8, "max_depth": 4, "n_jobs": 1} | params))
 
 
+SOME = PriceTable(prices={"a": Price(up=10.0, down=10.0)})
 PRICES = PriceTable(prices={name: Price(up=10.0, down=10.0) for name in NAMES})
 
 
@@ -117,6 +120,7 @@ def worlds(threat: type[Threat]) -> list[World]:
 @functools.cache
 def _all() -> tuple[World, ...]:
     tables, pictures, noisy = splits("table"), splits("images"), splits("table", 0.15)
+    many = splits("many")
     fit = lambda recipe, data: recipe.fit(data.train, np.random.default_rng(0))  # noqa: E731
     forest, stump = tree_recipe(), EstimatorRecipe(estimator=DecisionTreeClassifier(max_depth=3))
     deep = tree_recipe(max_depth=None, n_estimators=20)
@@ -124,7 +128,7 @@ def _all() -> tuple[World, ...]:
     nets = [("torch table", tables), ("torch images", pictures)]
     found = [
         World(name=f"linear {n}", case=Case(model=linear_torch(d), data=d, recipe=torch_recipe(d)), threat=LpBall(eps=e))
-        for (n, d), e in zip(nets, (0.1, 0.2), strict=True)
+        for (n, d), e in zip(nets, (0.1, 0.15), strict=True)
     ]
     found += [
         World(name="linear torch table, L2", case=Case(model=linear_torch(tables), data=tables, recipe=torch_recipe(tables)), threat=LpBall(p=2, eps=0.2)),
@@ -133,6 +137,7 @@ def _all() -> tuple[World, ...]:
         World(name="tree, prices", case=Case(model=fit(stump, tables), data=tables, recipe=stump), threat=FeatureBudget(money=2.0, prices=PRICES)),
         World(name="forest, prices", case=Case(model=fit(forest, tables), data=tables, recipe=forest), threat=FeatureBudget(money=2.0, prices=PRICES)),
         World(name="labels only, prices", case=Case(model=Labels(w=np.ones(4) / 4, b=0.5, space=tables.train.space), data=tables), threat=FeatureBudget(money=2.0, prices=PRICES)),
+        World(name="forest, some prices", case=Case(model=fit(forest, many), data=many, recipe=forest), threat=FeatureBudget(money=1.0, prices=SOME)),
         World(name="forest, flips", case=Case(model=fit(deep, tables), data=tables, recipe=deep), threat=Flips(fraction=0.2)),
         World(name="forest, backdoor", case=Case(model=fit(deep, tables), data=tables, recipe=deep), threat=Backdoor(fraction=0.1, target=0)),
         World(name="image forest, backdoor", case=Case(model=fit(deep, pictures), data=pictures, recipe=deep), threat=Backdoor(fraction=0.1, target=0)),

@@ -12,7 +12,7 @@ import numpy as np
 
 from carbide import registry
 from carbide.registry import SLOTS, Entry, Method
-from carbide.types import Certificate, FeatureBudget, InputError, LpBall, Model, Poison, rng_for
+from carbide.types import Certificate, FeatureBudget, InputError, LpBall, Model, Poison, decide, rng_for
 from tests.conformance.cases import World, worlds
 
 FLOOR = 0.75  # the share of what is known to be possible that a method must reach
@@ -67,7 +67,7 @@ def check_evasion(method: Method, world: World) -> None:
     np.testing.assert_array_equal(first, again, err_msg="the same rng gives other proposals")
     outcome = judge(case.model, x, y, first, threat, case.data.test.space)
     possible = breakable(world, x, y)
-    clean = case.model.predict(x).argmax(1) != y
+    clean = decide(case.model.predict(x), case.model.threshold) != y
     assert not outcome.success[possible == 0].any(), "it broke rows that cannot be broken"
     reached = (outcome.success & ~clean)[(possible == 1) & ~clean].mean()
     assert reached >= FLOOR, f"it broke {reached:.0%} of the rows that can be broken"
@@ -76,11 +76,11 @@ def check_evasion(method: Method, world: World) -> None:
 def breakable(world: World, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """1 = the row can surely be broken, 0 = it surely cannot, -1 = not known; from closed forms and dense search, not from attacks."""
     case, threat = world.case, world.threat
-    clean = case.model.predict(x).argmax(1) != y
+    clean = decide(case.model.predict(x), case.model.threshold) != y
     grid = _reach(world, x)
     broken = np.zeros(len(x), bool)
     for candidate in grid:
-        broken |= case.model.predict(candidate).argmax(1) != y
+        broken |= decide(case.model.predict(candidate), case.model.threshold) != y
     known = np.where(broken | clean, 1, -1)
     if "linear" in world.name or "labels only" in world.name:  # the corner of the ball is the best there is, for linear models
         stands = ~(broken | clean)
@@ -96,7 +96,9 @@ def _reach(world: World, x: np.ndarray, *, share: float = 0.97) -> list[np.ndarr
     flat = x.reshape(len(x), -1)
     d = flat.shape[1]
     if isinstance(threat, FeatureBudget):  # spend the whole budget on one feature, or share it evenly
-        moves = [s * threat.money / 10.0 * e for s in (-1, 1) for e in np.eye(d)] + [s * np.full(d, threat.money / 10.0 / d) for s in (-1, 1)]
+        size = 0.97 * threat.money / 10.0  # a unit costs 10, and a whole budget would be a matter of rounding
+        priced = np.array([name in threat.prices.prices for name in space.names], float)
+        moves = [s * size * e for s in (-1, 1) for e in np.diag(priced)] + [s * size * priced / priced.sum() for s in (-1, 1)]
     else:
         signs = _directions(world, d)
         size = threat.eps if np.isinf(threat.p) else threat.eps / np.sqrt(d)

@@ -48,7 +48,9 @@ def mixed(layers):
 NETS = {
     "residual": residual,
     "smooth": lambda: mixed([nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Softplus(), nn.Dropout(0.5), nn.Linear(8, 4), nn.Identity()]),
-    "kinked": lambda: mixed([nn.Linear(6, 8), nn.BatchNorm1d(8), nn.LeakyReLU(0.2), nn.Linear(8, 8), nn.ReLU6(), nn.ELU(), nn.Linear(8, 4), nn.Sigmoid()]),
+    "kinked": lambda: mixed(
+        [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.LeakyReLU(0.2), nn.Linear(8, 8), nn.ReLU6(), nn.ELU(), nn.Linear(8, 4), nn.Sigmoid()]
+    ),
     "no bias": lambda: mixed([nn.Linear(6, 8, bias=False), nn.Hardtanh(), nn.Linear(8, 4, bias=False)]),
 }
 
