@@ -56,7 +56,7 @@ class IntervalTraining(Method):
     """
 
     scale: float = 1.0
-    stretch: float = 1.0
+    stretch: float = 1.5
     weight: float = 0.5
     pace: float = 3.0
     threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)

@@ -49,10 +49,14 @@ class NFgsmPerturb:
 
 @dataclass(frozen=True, kw_only=True)
 class NFGSM(Method):
-    """N-FGSM adversarial training at ``scale`` times the threat's eps, for ``stretch`` times the epochs."""
+    """N-FGSM adversarial training at ``scale`` times the threat's eps, for ``stretch`` times the epochs.
+
+    The learning rate is multiplied by ``pace`` and the batch halved, without weight decay: a harder task takes more steps.
+    """
 
     scale: float = 1.0
-    stretch: float = 2.0
+    stretch: float = 1.0
+    pace: float = 3.0
     step: float = 1.0
     noise: float = 2.0
     threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
@@ -60,7 +64,7 @@ class NFGSM(Method):
     trains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name in ("scale", "stretch", "step"):
+        for name in ("scale", "stretch", "pace", "step"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise InputError(f"nfgsm: {name} is {getattr(self, name)}; give a factor > 0")
         if not self.noise >= 0:
@@ -75,7 +79,8 @@ class NFGSM(Method):
     def __call__(self, recipe: Any, threat: LpBall) -> Any:
         """The recipe with every batch moved as the threat's attacker would."""
         perturb = NFgsmPerturb(eps=self.scale * threat.eps, p=threat.p, step=self.step, noise=self.noise)
-        return replace(recipe, perturb=perturb, epochs=max(1, round(self.stretch * recipe.epochs)))
+        return replace(recipe, perturb=perturb, epochs=max(1, round(self.stretch * recipe.epochs)), rate=self.pace * recipe.rate,
+                       batch=max(1, recipe.batch // 2), decay=0.0)  # fmt: skip
 
     def strengths(self) -> tuple[NFGSM, ...]:
         """Half the threat's eps, then all of it."""
