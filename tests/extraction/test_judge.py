@@ -167,3 +167,27 @@ def test_a_quick_thief_measures_the_headline_alone():
     section = judge.audit(CASE, Queries(n=80), {"knockoff": FAST.quick()})
     assert headline(section).value == headline(judge.audit(CASE, Queries(n=80), {"knockoff": FAST})).value
     assert all(len(s.x) == 1 for s in section.figures[0].series[:1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class FooledByScores(Method):
+    """Copies a linear victim from labels, and says class 0 where it is told scores."""
+
+    threats = (Queries,)
+    points: int = 1
+
+    def __call__(self, oracle, pool, threat, rng):
+        if oracle.answers == "labels":
+            return FAST(oracle, pool, threat, rng)
+        return Always()(oracle, pool, threat, rng)
+
+
+def test_a_thief_may_ignore_the_scores_that_it_is_told():
+    labels = headline(judge.audit(CASE, Queries(n=60, answers="labels"), {"fooled": FooledByScores()}))
+    scores = judge.audit(CASE, Queries(n=60, answers="logits"), {"fooled": FooledByScores()})
+    assert headline(scores).value == labels.value > 0.8
+    assert headline(scores).threat.endswith("logits")
+    values = {
+        f.threat.rsplit(" ", 1)[-1]: f.value for f in judge.audit(CASE, Queries(n=90), {"knockoff": Knockoff()}).findings if f.metric == "fidelity"
+    }
+    assert values["labels"] <= values["probabilities"] <= values["logits"]

@@ -231,6 +231,16 @@ def net(lesson: Lesson) -> Predictor:
 
 
 @contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for BLAS and OpenMP inside the block: small fits lose more to threads that wait for one another than they gain."""
+    import sklearn.ensemble  # noqa: F401 (only libraries that are already loaded can be limited)
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1):
+        yield
+
+
+@contextlib.contextmanager
 def _unfinished_is_fine() -> Iterator[None]:
     """The steps are limited on purpose, so scikit-learn need not say that they are used up."""
     from sklearn.exceptions import ConvergenceWarning
