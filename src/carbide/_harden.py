@@ -130,7 +130,14 @@ def _candidates(case: Case, ask: Ask) -> tuple[list[_Candidate], list[Skip]]:
 
 def _measure(case: Case, ask: Ask, name: str, method: Method | None, recipe: Recipe) -> _Candidate:
     current().progress.say(f"harden against {ask.words()}: {name} {_settings(method) or ''}".rstrip())
-    model = fit(recipe, case, name) if method is not None else case.model
+    if method is None:
+        model = case.model
+    elif isinstance(recipe, Wrapped):  # the model inside is trained already
+        train = case.data.train
+        wrapped = remember(f"train {name}", (case.model, method, train, case.seed), lambda: method(case.model, train, rng_for(case.seed, "wrap")))
+        model = calibrated(wrapped, case.data.validation, case.operating_point)
+    else:
+        model = fit(recipe, case, name)
     training = current().store.touched(f"train {name}")[-1] if method is not None else ""
     trial = replace(case, model=model, recipe=recipe, seed=case.seed + 7919,
                     data=Splits(train=case.data.train, validation=case.data.validation, test=case.data.validation))  # fmt: skip
