@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 
 from carbide.models.trees import Ensemble
+from carbide.space.balls import norms
 from carbide.space.membership import allowed
 from carbide.space.prices import cost
-from carbide.types import Array, PriceTable, Ratio, Space
+from carbide.types import Array, PriceTable, Ratio, Space, decide
 
 
 def candidates(ensemble: Ensemble, x0: Array, space: Space) -> list[Array]:
@@ -73,3 +74,11 @@ def cheapest(ensemble: Ensemble, x0: Array, prices: PriceTable, space: Space, th
     paid = cost(clean, grid, prices, space)
     paid = np.where(allowed(grid, clean, space) & (ensemble.predict(grid)[:, 1] < threshold), paid, np.inf)
     return float(paid.min())
+
+
+def nearest(ensemble: Ensemble, x0: Array, label: int, space: Space, p: float) -> float:
+    """The least Lp norm of a change within the bounds after which the trees do not say ``label``; inf if there is none."""
+    grid = np.array(list(itertools.product(*candidates(ensemble, x0, space))))
+    probabilities = ensemble.predict(grid)
+    wrong = ensemble.classes[decide(probabilities)] != label
+    return float(np.where(wrong, norms(grid - x0, p), np.inf).min())
