@@ -122,7 +122,8 @@ def _checks(phase: str, reported: Section, section: Section, model: Model | None
     judge = judge_of(_Room(section.room))  # type: ignore[arg-type]
     found = []
     for metric, value, recomputed in judge.verify(section, model, None, section.noun):
-        found.append(Check(phase=phase, metric=metric, reported=told.get(metric, value), recomputed=recomputed))
+        known = told[metric] if metric in told else value  # noqa: SIM401
+        found.append(Check(phase=phase, metric=metric, reported=float(known), recomputed=recomputed))
     return found
 
 

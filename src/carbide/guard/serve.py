@@ -47,7 +47,9 @@ class Budget:
         while len(self._buckets) > KEYS:
             self._buckets.popitem(last=False)
         reason = "within the budget" if allowed else f"{rows} rows asked, {int(left)} left of {self.rows} an hour"
-        return Decision(action="allow" if allowed else "deny", score=1 - left / self.rows, reason=reason, milliseconds=(time.perf_counter() - start) * 1e3)
+        return Decision(
+            action="allow" if allowed else "deny", score=1 - left / self.rows, reason=reason, milliseconds=(time.perf_counter() - start) * 1e3
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,9 @@ class Shield:
     model: Model
     budget: Budget
 
-    async def __call__(self, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    async def __call__(
+        self, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Callable[[dict[str, Any]], Awaitable[None]]
+    ) -> None:
         """Answer one HTTP request; other protocols are refused."""
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)

@@ -26,7 +26,7 @@ KINDS = {
 
 def story_plan(name: str) -> dict[str, Any]:
     """The plan of a built-in story: ``fraud``, ``patients`` or ``images``."""
-    return yaml.safe_load(resources.files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(resources.files("carbide.stories").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def draft_plan(model: Path, data: str, *, label: str | None, eps: str | None) -> dict[str, Any]:

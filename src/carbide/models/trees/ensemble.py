@@ -109,7 +109,7 @@ class Ensemble:
         return digest({name: getattr(self, name) for name in self.__dataclass_fields__})
 
     def _rows(self, x: Array) -> Array:
-        flat = np.ascontiguousarray(x, np.float64).reshape(len(x), -1)
+        flat = np.ascontiguousarray(x, np.float64).reshape(len(x), int(np.prod(np.shape(x)[1:])))
         if flat.shape[1] != self.features:
             raise InputError(f"rows have {flat.shape[1]} values, but the trees were trained on {self.features}; give the same columns")
         return flat
