@@ -135,7 +135,6 @@ def best_cut(trees, cells, active, low, high, cell, least, reach, gain):  # prag
             reach[trees.right[i]] = True
         if goes_left and goes_right:
             at = cells.start[a] + trees.cut[i]
-            near = trees.left[i] if cell[a] <= trees.cut[i] else trees.right[i]
             gain[at] = max(gain[at], 0.0) + abs(least[trees.left[i]] - least[trees.right[i]])
     axis, cut, most = -1, -1, -1.0
     for a in active:

@@ -18,7 +18,8 @@ def last_single_left(thresholds: Array, *, strict: bool) -> Array:
     below = np.nextafter(single, np.float32(-np.inf))
     over = single.astype(np.float64) >= t if strict else single.astype(np.float64) > t
     last = np.where(over, below, single)  # the largest float32 that goes left
-    above = np.nextafter(last, np.float32(np.inf)).astype(np.float64)
+    with np.errstate(over="ignore"):
+        above = np.nextafter(last, np.float32(np.inf)).astype(np.float64)
     top = np.float64(np.finfo(np.float32).max)
     above = np.where(last == np.float32(top), top + 2.0**104, above)
     middle = last.astype(np.float64) / 2 + above / 2

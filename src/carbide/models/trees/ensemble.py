@@ -114,7 +114,7 @@ class Ensemble:
             raise InputError(f"rows have {flat.shape[1]} values, but the trees were trained on {self.features}; give the same columns")
         return flat
 
-    def _tests(self) -> tuple[Any, ...]:
+    def _tests(self) -> tuple[Array, Array, Array, Array, Array]:
         return self.feature, self.threshold, self.children, self.missing_left, self.roots
 
 
