@@ -14,12 +14,15 @@ from typing import Any
 
 from carbide import registry
 from carbide._audit import Ask, audit_case, choose
+from carbide.models.latency import latency
 from carbide.models.operating import calibrated
 from carbide.registry import Method
 from carbide.results import Measure, Option
 from carbide.run import current, remember
 from carbide.stats.performance import performance
 from carbide.types import Case, Dataset, Finding, InputError, Model, Recipe, Rng, Section, Skip, Splits, rng_for
+
+AS_IT_IS = "as it is"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +64,7 @@ class Hardened:
     options: tuple[Option, ...]
     skipped: tuple[Skip, ...]
     changed: bool
+    trained: bool  # as in Case
     training: str = ""  # the stored step that trained the model, for its seconds
 
 
@@ -73,6 +77,7 @@ class _Candidate:
     clean: float
     danger: Finding | None
     training: str = ""
+    slow: bool = False  # slower than the budget allows
 
 
 def clean_metric(case: Case, model: Model) -> tuple[str, float]:
@@ -104,18 +109,24 @@ def harden_case(case: Case, asks: Sequence[Ask], budget: Budget) -> Hardened:
     for ask in asks:
         here = replace(case, recipe=recipe, model=model)
         candidates, missing = _candidates(here, ask)
+        candidates = _timed(candidates, case, budget)
         skipped += missing
         best = _best(candidates, floor)
         options += [_option(here, ask, c, chosen=c is best) for c in candidates]
         recipe, model, training = best.recipe, best.model, best.training or training
-    return Hardened(recipe=recipe, model=model, options=tuple(options), skipped=tuple(skipped), changed=recipe is not case.recipe,
-                    training=training)  # fmt: skip
+    changed = recipe is not case.recipe
+    return Hardened(recipe=recipe, model=model, options=tuple(options), skipped=tuple(skipped), changed=changed,
+                    trained=not isinstance(recipe, Wrapped) if changed else case.trained, training=training)  # fmt: skip
 
 
 def _candidates(case: Case, ask: Ask) -> tuple[list[_Candidate], list[Skip]]:
     assert case.recipe is not None
-    found = [_measure(case, ask, "as it is", None, case.recipe)]
     methods, skipped = choose(case, ask, "harden", ask.defend)
+    if not methods:  # nothing to choose among, so nothing is measured to choose by
+        return [
+            _Candidate(name=AS_IT_IS, method=None, recipe=case.recipe, model=case.model, clean=clean_metric(case, case.model)[1], danger=None)
+        ], skipped
+    found = [_measure(case, ask, AS_IT_IS, None, case.recipe)]
     for name, method in methods.items():
         form = registry.method(ask.threat.room, "harden", name).form
         for strength in method.strengths():
@@ -139,7 +150,7 @@ def _measure(case: Case, ask: Ask, name: str, method: Method | None, recipe: Rec
     else:
         model = fit(recipe, case, name)
     training = current().store.touched(f"train {name}")[-1] if method is not None else ""
-    trial = replace(case, model=model, recipe=recipe, seed=case.seed + 7919,
+    trial = replace(case, model=model, recipe=recipe, seed=case.seed + 7919, trained=False,
                     data=Splits(train=case.data.train, validation=case.data.validation, test=case.data.validation))  # fmt: skip
     section: Section = audit_case(trial, [ask], quick=True)[0]
     return _Candidate(
@@ -147,11 +158,20 @@ def _measure(case: Case, ask: Ask, name: str, method: Method | None, recipe: Rec
     )
 
 
+def _timed(candidates: list[_Candidate], case: Case, budget: Budget) -> list[_Candidate]:
+    """The candidates with what is slower than the budget allows marked; nothing is timed unless the user sets a factor."""
+    if budget.latency_factor is None:
+        return candidates
+    rows = case.data.validation.x
+    allowed = budget.latency_factor * latency(case.model, rows).p50
+    return [candidates[0], *(replace(c, slow=latency(c.model, rows).p50 > allowed) for c in candidates[1:])]
+
+
 def _best(candidates: list[_Candidate], floor: float) -> _Candidate:
-    """The safest candidate within the budget; the first one ("as it is") unless another is truly safer."""
+    """The safest candidate within the budget; the first one (as it is) unless another is truly safer."""
     best = candidates[0]
     for candidate in candidates[1:]:
-        if candidate.danger is None or candidate.clean < floor - 1e-12:
+        if candidate.danger is None or candidate.slow or candidate.clean < floor - 1e-12:
             continue
         if best.danger is None or _safety(candidate) > _safety(best) + 1e-12:
             best = candidate
@@ -170,7 +190,8 @@ def _settings(method: Method | None) -> dict[str, Any]:
 
 def _option(case: Case, ask: Ask, candidate: _Candidate, *, chosen: bool) -> Option:
     privacy = getattr(candidate.model, "privacy", None)
-    note = f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}" if privacy is not None else ""
+    notes = [f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}"] if privacy is not None else []
+    notes += ["slower than the plan allows"] if candidate.slow else []
     metric, _ = clean_metric(case, candidate.model)
     n = int((case.data.validation.y == 1).sum()) if case.operating_point else len(case.data.validation)
     danger = candidate.danger
@@ -178,4 +199,4 @@ def _option(case: Case, ask: Ask, candidate: _Candidate, *, chosen: bool) -> Opt
         Measure(metric="not measured", value=math.nan)  # fmt: skip
     baseline = candidate.method is None or getattr(candidate.method, "baseline", False)
     return Option(name=candidate.name, method=candidate.name, clean=Measure(metric=metric, value=candidate.clean, n=n), danger=harm,
-                  settings=_settings(candidate.method), chosen=chosen, note=note, kind="baseline" if baseline else "candidate", threat=ask.words())  # fmt: skip
+                  settings=_settings(candidate.method), chosen=chosen, note="; ".join(notes), kind="baseline" if baseline else "candidate", threat=ask.words())  # fmt: skip

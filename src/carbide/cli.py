@@ -22,6 +22,7 @@ app.add_typer(space_app, name="space")
 app.add_typer(guard_app, name="guard")
 
 STORIES = ("fraud", "patients", "images")
+STOPPED = 130  # the exit code after Ctrl-C
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; the same folder goes on where a stopped run was.")]
 Workers = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Processes to use; all cores when left out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on the terminal.")]
@@ -248,14 +249,20 @@ def guarded(command: Callable[[], Any]) -> int:
     try:
         code = command()
     except KeyboardInterrupt:
-        print("\ncarbide: stopped; every finished step is kept: give the same command again to go on", file=sys.stderr)
-        return 130
+        return _stopped()
     except MemoryError:
         print("carbide failed: out of memory; give fewer rows with data: {rows: N} or fewer workers with -j 1", file=sys.stderr)
         return 3
     except Exception as error:
         return _explain(error)
+    if code == STOPPED:  # the command-line library turns Ctrl-C into this code without a word
+        return _stopped()
     return code if isinstance(code, int) else 0
+
+
+def _stopped() -> int:
+    print("\ncarbide: stopped; every finished step is kept: give the same command again to go on", file=sys.stderr)
+    return STOPPED
 
 
 def _explain(error: Exception) -> int:
@@ -270,7 +277,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, typer.Abort):
-        return 130
+        return _stopped()
     if hasattr(error, "show") and hasattr(error, "exit_code"):  # what the command-line library raises for wrong options
         error.show()  # type: ignore[attr-defined]
         return 2

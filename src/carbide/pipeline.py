@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,10 +20,11 @@ import carbide
 from carbide._audit import Ask, audit_case
 from carbide._harden import Budget, Hardened, fit, harden_case
 from carbide._prove import brackets_of, prove_case
+from carbide.models.latency import latency
 from carbide.models.operating import calibrated
 from carbide.registry import ROOMS
-from carbide.results import HARDENED, PLAIN, Cost, DataFacts, Latency, Measure, Phase, Results, Timings
-from carbide.run import Progress, Run, Store, cores, remember, use, write_whole
+from carbide.results import HARDENED, PLAIN, Cost, DataFacts, Measure, Phase, Results, Timings
+from carbide.run import Progress, Run, Store, cores, use, write_whole
 from carbide.run.store import encode
 from carbide.stats.intervals import clopper_pearson
 from carbide.stats.performance import performance
@@ -120,7 +120,7 @@ def _execute(job: Job, verbs: Sequence[str], run: Run) -> Report:
     if "harden" in verbs:
         say(f"{job.title}: harden")
         hardened = harden_case(case, job.asks, job.budget)
-        final = replace(case, recipe=hardened.recipe, model=hardened.model)
+        final = replace(case, recipe=hardened.recipe, model=hardened.model, trained=hardened.trained)
         say(f"{job.title}: audit again, on rows that hardening never saw")
         phases.append(_phase(HARDENED, final, job, verbs))
     timings = _timings(run, case, final, hardened)
@@ -139,7 +139,7 @@ def _case(job: Job, run: Run) -> Case:
         run.progress.say(f"{job.title}: train")
         model = fit(job.recipe, draft, PLAIN)
     check_model(model, job.data.test)
-    return replace(draft, model=model)
+    return replace(draft, model=model, trained=job.model is None)
 
 
 def _phase(name: str, case: Case, job: Job, verbs: Sequence[str]) -> Phase:
@@ -190,9 +190,9 @@ def _size(model: Model) -> int:
 
 
 def _timings(run: Run, case: Case, final: Case, hardened: Hardened | None) -> Timings:
-    latency = {PLAIN: _latency(case.model, case)}
+    times = {PLAIN: latency(case.model, case.data.test.x)}
     if hardened is not None:
-        latency[HARDENED] = _latency(final.model, case)
+        times[HARDENED] = latency(final.model, case.data.test.x)
     logged = run.store.timings()
     steps: dict[str, float] = {}
     for line in logged:
@@ -201,23 +201,8 @@ def _timings(run: Run, case: Case, final: Case, hardened: Hardened | None) -> Ti
     if hardened is not None:
         training[HARDENED] = max((line["seconds"] for line in logged if line["file"] == hardened.training), default=training[PLAIN])
     return Timings(
-        steps=steps, latency=latency, training=training, machine=f"{platform.machine()}, {cores()} cores, Python {platform.python_version()}"
+        steps=steps, latency=times, training=training, machine=f"{platform.machine()}, {cores()} cores, Python {platform.python_version()}"
     )
-
-
-def _latency(model: Model, case: Case) -> Latency:
-    def measure() -> tuple[float, float]:
-        rows = case.data.test.x[:64]
-        model.predict(rows[:1])
-        seconds = []
-        for i in range(len(rows)):
-            start = time.perf_counter()
-            model.predict(rows[i : i + 1])
-            seconds.append(time.perf_counter() - start)
-        return float(np.percentile(seconds, 50) * 1e3), float(np.percentile(seconds, 99) * 1e3)
-
-    p50, p99 = remember("latency", model, measure)
-    return Latency(p50=p50, p99=p99)
 
 
 def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timings: Timings) -> Results:

@@ -548,13 +548,17 @@ class OperatingPoint:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """What a verb works on: the model under test, how it was trained (None = not known), its data and who decides where."""
+    """What a verb works on: the model under test, how it was trained (None = not known), its data and who decides where.
+
+    ``trained`` = the model is what the recipe makes of the train rows with the random stream ``rng_for(seed, "train")``.
+    """
 
     model: Model
     data: Splits
     recipe: Recipe | None = None
     operating_point: OperatingPoint | None = None
     seed: int = 0
+    trained: bool = False
 
 
 def rng_for(seed: int, *labels: str | int) -> Rng:

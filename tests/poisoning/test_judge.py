@@ -76,7 +76,7 @@ def test_flips_are_measured_by_training_on_them():
     values = {}
     for name, method in (("a", LabelFlips(choice="random")), ("b", LabelFlips(choice="near"))):
         poison = method(data.train, threat, rng_for(4, "poisoning", name))
-        model = stump(6).fit(poison.dataset, rng_for(4, "poisoning", "fit"))
+        model = stump(6).fit(poison.dataset, rng_for(4, "train"))
         values[name] = float((decide(model.predict(data.test.x)) == data.test.y).mean())
     assert {f.method: f.value for f in section.findings} == values
     finding = headline(section)
@@ -84,7 +84,7 @@ def test_flips_are_measured_by_training_on_them():
     assert finding.value == min(values.values())
     assert (finding.low, finding.high) == clopper_pearson(round(finding.value * len(data.test)), len(data.test))
     assert finding.good == 1
-    clean = (decide(stump(6).fit(data.train, rng_for(4, "poisoning", "fit")).predict(data.test.x)) == data.test.y).mean()
+    clean = (decide(stump(6).fit(data.train, rng_for(4, "train")).predict(data.test.x)) == data.test.y).mean()
     assert finding.note.startswith(f"{clean:.4f} without the poison; 34 of 341 training rows poisoned")
 
 
@@ -93,8 +93,8 @@ def test_backdoors_are_measured_on_triggered_rows_of_other_classes():
     section = judge.audit(case(data, forest(), seed=1), DOOR, {"given": Given(make=doored)})
     finding = headline(section)
     poison = doored(data.train, DOOR)
-    model = forest().fit(poison.dataset, rng_for(1, "poisoning", "fit"))
-    clean = forest().fit(data.train, rng_for(1, "poisoning", "fit"))
+    model = forest().fit(poison.dataset, rng_for(1, "train"))
+    clean = forest().fit(data.train, rng_for(1, "train"))
     victims = poison.trigger(data.test.x[data.test.y == 1])
     assert finding.metric == "attack success rate"
     assert finding.good == -1
@@ -113,7 +113,7 @@ def test_at_an_operating_point_each_model_is_calibrated_on_clean_validation_rows
     method = LabelFlips(choice="near")
     section = judge.audit(case(data, logistic(), point), threat, {"near": method})
     poison = method(data.train, threat, rng_for(0, "poisoning", "near"))
-    model = calibrated(logistic().fit(poison.dataset, rng_for(0, "poisoning", "fit")), data.validation, point)
+    model = calibrated(logistic().fit(poison.dataset, rng_for(0, "train")), data.validation, point)
     said = decide(model.predict(data.test.x), model.threshold)
     positives = data.test.y == 1
     finding = headline(section)
@@ -123,7 +123,7 @@ def test_at_an_operating_point_each_model_is_calibrated_on_clean_validation_rows
     accuracy = next(f for f in section.findings if f.metric == "accuracy after poisoning")
     assert accuracy.value == (decide(model.predict(data.test.x)) == data.test.y).mean()
     door = judge.audit(case(data, forest(), point), DOOR, {"given": Given(make=doored)})
-    model = calibrated(forest().fit(doored(data.train, DOOR).dataset, rng_for(0, "poisoning", "fit")), data.validation, point)
+    model = calibrated(forest().fit(doored(data.train, DOOR).dataset, rng_for(0, "train")), data.validation, point)
     victims = doored(data.train, DOOR).trigger(data.test.x[data.test.y == 1])
     assert headline(door).value == (decide(model.predict(victims), model.threshold) == 0).mean()
 

@@ -38,7 +38,7 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
     threat = _checked(case, threat)
     assert case.recipe is not None
     inputs = (case.recipe, case.data.train, case.seed)
-    clean = remember("poisoning clean model", inputs, lambda: _fit(case, case.data.train))
+    clean = case.model if case.trained else remember("poisoning clean model", inputs, lambda: _fit(case, case.data.train))
     clean = calibrated(clean, case.data.validation, case.operating_point)
     results: dict[str, dict[str, Any]] = {}
     for name, method in methods.items():
@@ -83,9 +83,9 @@ def _checked(case: Case, threat: Threat) -> Flips | Backdoor:
 
 
 def _fit(case: Case, train: Dataset) -> Model:
-    """Every model of this room is trained from the same random stream, so that only the poison makes a difference."""
+    """Every model of this room is trained from the random stream of the model under test, so that only the poison makes a difference."""
     assert case.recipe is not None
-    return case.recipe.fit(train, rng_for(case.seed, "poisoning", "fit"))
+    return case.recipe.fit(train, rng_for(case.seed, "train"))
 
 
 def _judge(case: Case, threat: Flips | Backdoor, name: str, method: Method, clean: Model) -> dict[str, Any]:

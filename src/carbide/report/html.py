@@ -171,7 +171,7 @@ def _named(step: str, run: str) -> str:
 def _yaml(plan: Mapping[str, Any]) -> str:
     import yaml
 
-    return yaml.safe_dump(dict(plan), sort_keys=False, allow_unicode=True, width=100) if plan else ""
+    return yaml.safe_dump(dict(plan), sort_keys=True, allow_unicode=True, width=100) if plan else ""
 
 
 def _steps(timings: Timings) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ A result is any nesting of plain values, numpy arrays, the nouns of ``carbide.ty
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -107,7 +108,8 @@ def write_whole(path: Path, blob: bytes) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not be made, there is nothing to take away
+            temporary.unlink()
         raise InputError(f"cannot write {path} ({error.strerror or error}); free space or choose another folder with --out") from error
 
 

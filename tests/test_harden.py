@@ -1,0 +1,137 @@
+"""Choosing among defences: the safest within what the user will give up, on made-up candidates and on a small real case."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer
+from sklearn.linear_model import LogisticRegression
+from sklearn.tree import DecisionTreeClassifier
+
+import carbide
+from carbide import _harden
+from carbide._audit import Ask
+from carbide._harden import Budget, Wrapped, _best, _Candidate, harden_case
+from carbide.models.estimators import EstimatorRecipe
+from carbide.pipeline import Job, execute
+from carbide.poisoning import judge
+from carbide.poisoning.audit.label_flips import LabelFlips
+from carbide.results import Latency
+from carbide.types import Case, Finding, Flips, InputError, Queries, Section, rng_for
+
+
+def data():
+    return carbide.api._live_data(load_breast_cancer(return_X_y=True), None, 0)[0]
+
+
+def case_of(estimator, **changes) -> Case:
+    splits, recipe = data(), EstimatorRecipe(estimator=estimator)
+    model = recipe.fit(splits.train, rng_for(0, "train"))
+    return replace(Case(model=model, data=splits, recipe=recipe), **changes)
+
+
+def candidate(name, clean, value, *, good=1, slow=False, known=True):
+    danger = Finding(metric="m", value=value, low=0, high=1, n=9, method="a", threat="t", access="l", seed=0, good=good) if known else None
+    return _Candidate(name=name, method=None, recipe=None, model=None, clean=clean, danger=danger, slow=slow)
+
+
+@pytest.mark.parametrize("good", [1, -1])
+def test_the_safest_within_the_loss_is_chosen_in_any_order(good):
+    pool = [candidate("safe", 0.95, good * 0.8, good=good), candidate("safer, too dear", 0.9, good * 0.9, good=good), candidate("weak", 0.97, good * 0.5, good=good),
+            candidate("slow", 0.97, good * 0.99, good=good, slow=True), candidate("not measured", 0.99, 0, known=False)]  # fmt: skip
+    plain = candidate("as it is", 0.96, good * 0.1, good=good)
+    for order in itertools.permutations(pool):
+        assert _best([plain, *order], 0.94).name == "safe"
+    assert _best([plain, *pool], 0.99).name == "as it is"
+    assert _best([plain, candidate("equal", 0.99, good * 0.1, good=good)], 0.5).name == "as it is"
+    assert _best([plain, candidate("broken", 0.99, float("nan"), good=good)], 0.5).name == "as it is"
+
+
+def test_what_is_slower_than_the_user_allows_is_not_chosen(monkeypatch):
+    case = case_of(DecisionTreeClassifier(max_depth=3))
+    ask = Ask(threat=Flips(fraction=0.2), defend={"partition_vote": {}})
+
+    def fake(trial, asks, *, quick):
+        value = 0.1 if trial.model.digest() == case.model.digest() else 0.9
+        finding = Finding(metric="m", value=value, low=0, high=1, n=9, method="a", threat="t", access="l", seed=0, headline=True)
+        return (Section(threat="t", room="poisoning", findings=(finding,)),)
+
+    monkeypatch.setattr(_harden, "audit_case", fake)
+    assert harden_case(case, (ask,), Budget(accuracy_loss=1.0)).changed
+    monkeypatch.setattr(_harden, "latency", lambda model, x: Latency(p50=1.0 if model.digest() == case.model.digest() else 2.5, p99=9.0))
+    tight = harden_case(case, (ask,), Budget(accuracy_loss=1.0, latency_factor=2.0))
+    assert not tight.changed
+    assert tight.model is case.model
+    assert {o.note for o in tight.options if o.kind == "candidate"} == {"slower than the plan allows"}
+    assert harden_case(case, (ask,), Budget(accuracy_loss=1.0, latency_factor=3.0)).changed
+
+
+def test_without_a_factor_nothing_is_timed(monkeypatch):
+    monkeypatch.setattr(_harden, "latency", lambda *_: pytest.fail("it was timed"))
+    case = case_of(DecisionTreeClassifier(max_depth=3))
+    assert harden_case(case, (Ask(threat=Flips(fraction=0.2), defend={"partition_vote": {}}),), Budget()).options
+
+
+def test_a_threat_without_defences_is_left_alone_and_costs_nothing(monkeypatch):
+    monkeypatch.setattr(_harden, "audit_case", lambda *_, **__: pytest.fail("it was audited"))
+    hardened = harden_case(case_of(LogisticRegression(max_iter=2000)), (Ask(threat=Queries(n=20), defend={}),), Budget())
+    assert not hardened.changed
+    assert [(o.name, o.chosen, o.danger.metric) for o in hardened.options] == [("as it is", True, "not measured")]
+
+
+def test_no_recipe_no_hardening():
+    with pytest.raises(InputError, match="has no recipe"):
+        harden_case(case_of(LogisticRegression(max_iter=2000), recipe=None), (Ask(threat=Queries(n=20)),), Budget())
+
+
+@pytest.mark.parametrize("wrong", [{"accuracy_loss": -0.1}, {"accuracy_loss": 1.5}, {"latency_factor": 0.5}])
+def test_a_budget_is_a_share_and_a_factor(wrong):
+    with pytest.raises(InputError, match=f"{next(iter(wrong))} is {next(iter(wrong.values()))}"):
+        Budget(**wrong)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Counting:
+    """A recipe that counts its trainings."""
+
+    inner: EstimatorRecipe
+    calls: list
+
+    def fit(self, dataset, rng):
+        self.calls.append(len(dataset))
+        return self.inner.fit(dataset, rng)
+
+    def describe(self):
+        return self.inner.describe()
+
+
+def test_the_model_under_test_is_the_clean_side_of_poisoning_when_the_recipe_trained_it():
+    case = case_of(DecisionTreeClassifier(max_depth=3))
+    sections = {}
+    for trained in (False, True):
+        recipe = Counting(inner=case.recipe, calls=[])
+        sections[trained] = judge.audit(replace(case, recipe=recipe, trained=trained), Flips(fraction=0.1), {"flips": LabelFlips(choice="random")})
+        assert len(recipe.calls) == (1 if trained else 2)
+    assert sections[True].findings == sections[False].findings
+
+
+def test_a_model_that_is_given_is_not_taken_for_the_recipe_s_own():
+    """The clean side is the recipe's model on clean rows, not a given model that may have been trained otherwise."""
+    splits, recipe = data(), EstimatorRecipe(estimator=DecisionTreeClassifier(max_depth=3))
+    stranger = recipe.fit(splits.train.with_(y=1 - splits.train.y), rng_for(0, "train"))
+    ask = (Ask(threat=Flips(fraction=0.05), methods={"label_flips": {}}),)
+    job = Job(title="t", data=splits, asks=ask, model=stranger, recipe=recipe)
+    section = execute(job, quiet=True).results.plain.sections[0]
+    own = execute(replace(job, model=None), quiet=True).results.plain.sections[0]
+    assert section.headline().value == own.headline().value
+    assert section.headline().note == own.headline().note
+
+
+def test_a_wrapped_model_is_not_taken_for_the_recipe_s_own():
+    case = case_of(LogisticRegression(max_iter=2000), trained=True)
+    hardened = harden_case(case, (Ask(threat=Queries(n=60), methods={"knockoff": {}}),), Budget(accuracy_loss=0.5))
+    assert hardened.trained == (not isinstance(hardened.recipe, Wrapped))
+    np.testing.assert_array_equal(hardened.model.predict(case.data.test.x).shape, (len(case.data.test), 2))
