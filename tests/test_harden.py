@@ -11,10 +11,10 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
-import carbide
 from carbide import _harden
 from carbide._audit import Ask
 from carbide._harden import Budget, Wrapped, _best, _Candidate, harden_case
+from carbide.data.live import splits_of
 from carbide.models.estimators import EstimatorRecipe
 from carbide.pipeline import Job, execute
 from carbide.poisoning import judge
@@ -24,7 +24,7 @@ from carbide.types import Case, Finding, Flips, InputError, Queries, Section, rn
 
 
 def data():
-    return carbide.api._live_data(load_breast_cancer(return_X_y=True), None, 0)[0]
+    return splits_of(load_breast_cancer(return_X_y=True), space=None, seed=0)
 
 
 def case_of(estimator, **changes) -> Case:
