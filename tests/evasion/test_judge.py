@@ -119,6 +119,34 @@ def test_nothing_done_is_nothing_achieved(how):
     np.testing.assert_array_equal(outcome.witness, x)
 
 
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+def test_rows_in_single_precision_are_judged_like_the_same_rows_in_double(p):
+    x, y = rows()
+    x = x.astype(np.float32)
+    threat, space = LpBall(p=p, eps=0.1), unit_space(4)
+    step = threat.eps * (np.sign(W) if np.isinf(p) else W / np.abs(W).max() * (np.abs(W) == np.abs(W).max()) if p == 1 else W / np.linalg.norm(W))
+    proposal = (x + np.where(y == 1, -1, 1)[:, None] * step.astype(np.float32)).clip(0, 1)
+    single, double = (judge(LINE, rows_, y, proposal, threat, space) for rows_ in (x, x.astype(np.float64)))
+    assert double.success.mean() > 0.05
+    np.testing.assert_array_equal(single.success, double.success)
+    np.testing.assert_array_equal(single.cost, double.cost)
+    np.testing.assert_array_equal(single.witness, double.witness)
+    assert single.witness.dtype == np.float64
+
+
+def test_an_audit_of_images_in_single_precision_finds_the_same_and_verifies():
+    found = {}
+    for dtype in (np.float32, np.float64):
+        test = digits().test
+        model = digits_net()
+        case = Case(model=model, data=replace(digits(), test=test.with_(x=(0.9 * test.x + 0.05).astype(np.float32).astype(dtype))))
+        section = audit(case, LpBall(eps=0.1), {"pgd": PGD()})
+        assert [a == b for _, a, b in verify(section, model, None, LpBall(eps=0.1))] == [True]
+        found[dtype] = section.findings
+    assert found[np.float32] == found[np.float64]
+    assert found[np.float32][0].value < 0.7
+
+
 def test_rows_that_are_wrong_as_they_are_count_as_broken_at_no_cost():
     x, y = rows()
     y = y.copy()

@@ -108,3 +108,10 @@ def test_wrong_files_are_named(tmp_path):
 def test_matrix_needs_a_first_value():
     with pytest.raises(InputError, match="needs a lower bound"):
         check_prices(PriceTable(prices={"v": Price(matrix=np.zeros((2, 2)))}), Space.table(["v"]))
+
+
+def test_blanks_around_a_name_are_the_data_files_not_the_users():
+    space = Space.table(["amount", "hour"])
+    assert set(load_prices({"prices": {" amount": {"up": 1}}, "gain": "hour "}, space).prices) == {"amount"}
+    padded = Space.table([" amount", "hour"])
+    assert set(load_prices({"prices": {" amount": {"up": 1}}}, padded).prices) == {" amount"}

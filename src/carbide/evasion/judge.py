@@ -61,6 +61,7 @@ def judge(model: Model, x: Array, y: Array, proposal: Array, threat: Threat, spa
     """
     if np.shape(proposal) != x.shape:
         raise CarbideError(f"an attack returned inputs of shape {np.shape(proposal)} for rows of shape {x.shape}; return one input a row")
+    x = np.asarray(x, np.float64)  # in a coarser type, rounding alone would put proposals at the rim of the threat outside it
     allowed, price = admit(np.asarray(proposal, np.float64), x, threat, space)
     wrong = decide(model.predict(x), model.threshold) != y
     success = wrong | (decide(model.predict(allowed), model.threshold) != y)
@@ -162,7 +163,7 @@ def judged_rows(case: Case, threat: Threat) -> Dataset:
         raise InputError("the test rows hold none of class 1, so nothing can be attacked; give test rows of both classes")
     if isinstance(threat, LpBall) and len(test) > ROWS:
         test = test.take(np.sort(rng_for(case.seed, "evasion", "rows").permutation(len(test))[:ROWS]))
-    return test
+    return test.with_(x=np.asarray(test.x, np.float64))
 
 
 class _Changed(CarbideError):

@@ -39,13 +39,19 @@ def load_prices(source: str | Path | Mapping[str, Any], space: Space) -> PriceTa
     for key in given:
         if key not in KEYS:
             raise InputError(f"the price table has a key {key!r}; its keys are {', '.join(KEYS)}")
-    prices = {str(name): _price(str(name), entry) for name, entry in given["prices"].items()}
+    prices = {_known(name, space): _price(str(name), entry) for name, entry in given["prices"].items()}
     currency = given.get("currency", "$")
     if not isinstance(currency, str):
         raise InputError(f"the price table's currency is {currency!r}; give a text such as $")
-    table = PriceTable(prices=prices, currency=currency, gain=given.get("gain"))
+    gain = given.get("gain")
+    table = PriceTable(prices=prices, currency=currency, gain=None if gain is None else _known(gain, space))
     check_prices(table, space)
     return table
+
+
+def _known(name: Any, space: Space) -> str:
+    """The name as the space spells it: data files often pad their column names with blanks, which reading takes off."""
+    return str(name) if str(name) in space.names else str(name).strip()
 
 
 def save_prices(table: PriceTable, path: str | Path) -> None:
