@@ -81,7 +81,7 @@ class IntervalBounds(Method):
                            failure_probability=0.0, method="interval_bounds", threat=threat.words(), unit="input units",
                            metric="robust recall" if recall else "robust accuracy",
                            assumptions=("the net runs in inference mode in its stored precision; sums may be taken in any order",
-                                        *([norm] if norm else [])))  # fmt: skip
+                                        *([norm] if norm else []), *getattr(model, "assumptions", ())))  # fmt: skip
 
     def _batch(self, model: Any, x: Array, y: Array, threat: LpBall) -> tuple[Array, Array]:
         space, labels = model.space, torch.as_tensor(np.asarray(y, np.int64), device=model.device)
