@@ -18,6 +18,7 @@ import numpy as np
 from carbide.models._answers import probe_rows
 from carbide.types import Access, Array, InputError, Space, rng_for
 
+LOOSEST = 1e-3  # what rounding may explain at most, relative to a row's largest logit
 HALVINGS = 24  # steps towards the border between two decisions
 REACH = (-1.0, 2.0)  # powers of ten that features without bounds are tried at, in units of their spread
 
@@ -37,6 +38,9 @@ class Reading:
 
 class Readable:
     """Base of models that another library answers for, and that may be read as a torch net in inference mode besides."""
+
+    classes: int
+    threshold: float
 
     @functools.cached_property
     def reading(self) -> Reading:
@@ -82,6 +86,17 @@ class Readable:
             InputError: if there is no reading.
         """
         return self._net()(x)
+
+    @property
+    def slack(self) -> float:
+        """How far apart two logits must be so that rounding of the model's own probabilities cannot turn its decision.
+
+        Four units of the precision in a probability, at the threshold for two classes, else where ``k`` classes are level.
+        """
+        import torch
+
+        threshold = min(max(self.threshold, 1e-12), 1 - 1e-12)
+        return 4 * float(torch.finfo(self.dtype).eps) * (1 / (threshold * (1 - threshold)) if self.classes == 2 else 2 * self.classes)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -131,6 +146,8 @@ def read(make: Callable[[], Any], check: Callable[[Any], Reading]) -> Reading:
         return check(module)
     except NotRead as reason:
         return Reading(note=str(reason))
+    except InputError as error:  # the model itself fails somewhere in its space, which only matters to whoever asks it there
+        return Reading(note=f"it could not be compared with its reading as a net ({error})")
 
 
 def answers_of(module: Any, x: Array, *, batch: int = 256) -> Array:
@@ -149,6 +166,38 @@ def answers_of(module: Any, x: Array, *, batch: int = 256) -> Array:
     if found.ndim != 2 or len(found) != len(x) or not np.isfinite(found).all():
         raise NotRead(f"its reading as a net answers NaN, infinity or the shape {found.shape} for {len(x)} rows")
     return found
+
+
+def exact_answers(module: Any, x: Array) -> Array:
+    """The logits ``(n, k)`` that the module gives to the same rounded inputs in float64.
+
+    Raises:
+        NotRead: as ``answers_of``.
+    """
+    import copy
+
+    return answers_of(copy.deepcopy(module).double(), tensor_of(module, x).double().numpy())
+
+
+def rounding_of(logits: Array, exact: Array) -> float:
+    """How far two evaluations in a precision may lie apart, relative to 1 and a row's largest logit: seen on ``n`` rows, at most ``LOOSEST``."""
+    size = 1 + np.abs(exact).max(1)
+    return min(1e-6 + 16 * float((np.abs(logits - exact).max(1) / size).max()), LOOSEST)
+
+
+def compare_raw(logits: Array, exact: Array, own: Array, *, second: bool) -> None:
+    """See that the model's own logits ``(n, k)``, or its one score for class 1 where ``second``, are the reading's up to rounding.
+
+    Raises:
+        NotRead: if they are not.
+    """
+    mine = exact[:, 1:] if second else exact
+    allowed = rounding_of(logits, exact)
+    if own.shape != mine.shape:
+        raise NotRead(f"its reading as a net answers {mine.shape[1]} values a row, the model {own.shape[1]}")
+    worst = float((np.abs(mine - own).max(1) / (1 + np.abs(exact).max(1))).max())
+    if not worst <= allowed:
+        raise NotRead(f"its reading as a net differs from its own logits by up to {worst:.2g} of their size, where {allowed:.2g} is allowed")
 
 
 def compare(logits: Array, own: Array, *, tolerance: float, labels_only: bool = False) -> None:
