@@ -124,7 +124,7 @@ def _execute(job: Job, verbs: Sequence[str], run: Run) -> Report:
         say(f"{job.title}: audit again, on rows that hardening never saw")
         phases.append(_phase(HARDENED, final, job, verbs))
     timings = _timings(run, case, final, hardened)
-    results = _results(job, phases, hardened, timings)
+    results = _results(job, phases, hardened, timings, final.model)
     return Report(results=results, timings=timings, model=final.model, plain=case.model, recipe=final.recipe)
 
 
@@ -205,7 +205,7 @@ def _timings(run: Run, case: Case, final: Case, hardened: Hardened | None) -> Ti
     )
 
 
-def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timings: Timings) -> Results:
+def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timings: Timings, model: Model) -> Results:
     from carbide.report.gate import judge_gate, parse_gate
 
     parts = {"train": len(job.data.train), "validation": len(job.data.validation), "test": len(job.data.test)}
@@ -219,7 +219,7 @@ def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timin
             )
         warnings += [f"defence {s.method} was not tried: {s.reason}" for s in hardened.skipped]
     results = Results(title=job.title, plan=job.plan, seed=job.seed, versions=versions(), data=data, phases=tuple(phases),
-                      options=hardened.options if hardened else (), not_tested=_not_tested(job, phases), warnings=tuple(warnings),
+                      options=hardened.options if hardened else (), not_tested=_not_tested(job, phases, model), warnings=tuple(warnings),
                       next_steps=_next_steps(hardened is not None))  # fmt: skip
     return replace(results, gate=judge_gate(parse_gate(job.gate), results)) if job.gate else results
 
@@ -235,10 +235,12 @@ def _worse(phases: Sequence[Phase]) -> list[str]:
     return found
 
 
-def _not_tested(job: Job, phases: Sequence[Phase]) -> tuple[str, ...]:
+def _not_tested(job: Job, phases: Sequence[Phase], model: Model) -> tuple[str, ...]:
     asked = {ask.threat.room for ask in job.asks}
     lines = [f"{room}: no threat of this kind was asked about" for room in ROOMS if room not in asked]
     lines += [f"{room}: {BLIND[room]}" for room in ROOMS if room in asked]
+    if "evasion" in asked:
+        lines += [f"evasion: {note}" for note in getattr(model, "notes", ())]
     for section in phases[-1].sections:
         lines += [f"{section.room}, {skip.method}: {skip.status}, {skip.reason}" for skip in section.skipped]
     return tuple(dict.fromkeys(lines))

@@ -266,7 +266,7 @@ def test_estimators_without_probabilities_answer_labels(data: Dataset) -> None:
 
     estimator = LinearSVC().fit(data.x, data.y)
     model = wrap(estimator, space=data.space, classes=2)
-    assert model.access == Access.LABELS
+    assert model.access == Access.LABELS | Access.GRADIENTS | Access.WEIGHTS
     assert np.array_equal(model.predict(data.x).argmax(1), estimator.predict(data.x))
     with pytest.raises(InputError, match="threshold cannot be set"):
         model.at(0.3)

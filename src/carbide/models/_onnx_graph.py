@@ -145,6 +145,26 @@ def check_widths(blob: bytes, name: str, entry: str, row: np.ndarray) -> None:
 
 def _width_of(model: Any, value: str, name: str, feed: dict[str, np.ndarray]) -> int:
     """How wide an inner value is, from running the part of the graph that makes it."""
+    try:
+        return int(_part(model, value, name).run([value], feed)[0].shape[-1])
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name} cannot be run up to {value!r} ({one_line(error)}); export the model again") from error
+
+
+def part_session(blob: bytes, value: str, name: str) -> Any:
+    """A session of the part of a checked graph that makes an inner value.
+
+    Raises:
+        InputError: if the runtime refuses it.
+    """
+    import onnx
+
+    return _part(onnx.load_model_from_string(blob), value, name)
+
+
+def _part(model: Any, value: str, name: str) -> Any:
     import onnx
 
     needed, kept = {value}, []
@@ -157,12 +177,7 @@ def _width_of(model: Any, value: str, name: str, feed: dict[str, np.ndarray]) ->
     del part.graph.node[:], part.graph.output[:]
     part.graph.node.extend(kept[::-1])
     part.graph.output.append(onnx.helper.make_empty_tensor_value_info(value))
-    try:
-        return int(open_session(part.SerializeToString(), name).run([value], feed)[0].shape[-1])
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{name} cannot be run up to {value!r} ({one_line(error)}); export the model again") from error
+    return open_session(part.SerializeToString(), name)
 
 
 def open_session(blob: bytes, name: str) -> Any:

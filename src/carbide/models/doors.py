@@ -19,6 +19,7 @@ import numpy as np
 
 from carbide.models._answers import OUTPUTS_OF
 from carbide.models._files import by_content, by_suffix, one_line, read_bytes
+from carbide.models._sklearn_layers import is_known
 from carbide.models.callables import CallableModel, resolve
 from carbide.models.estimators import EstimatorModel, class_columns
 from carbide.models.packing import allow_factory
@@ -298,7 +299,7 @@ def _wrap_estimator(estimator: Any, space: Space, classes: int, labels: tuple[An
             f"{name} was trained on {int(given)} features, but a row of the data has {width}; give the data and space it was trained with"
         )
     _check_names(estimator, space, name)
-    if not hasattr(estimator, "predict_proba"):
+    if not hasattr(estimator, "predict_proba") and not is_known(estimator):
         names = labels or tuple(np.asarray(found)[np.argsort(columns)].tolist())
         return CallableModel(function=estimator.predict, space=space, classes=classes, answers="labels", labels=names)
     model = EstimatorModel(estimator=estimator, space=space, classes=classes, labels=labels)

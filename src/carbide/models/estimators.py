@@ -17,18 +17,22 @@ from typing import Any
 import numpy as np
 
 from carbide.models._fingerprint import fingerprint
+from carbide.models._reading import NotRead, Readable, Reading, answers_of, compare, read, shown, trial_rows
 from carbide.models.boosters import BoosterClassifier, booster_bytes, booster_of
 from carbide.models.trees import ensemble_of, is_tree_ensemble
 from carbide.models.trees.ensemble import Ensemble
 from carbide.types import BLACK_BOX, TREE_BOX, Access, Array, Dataset, InputError, Rng, Space
 
+TOLERANCE = 1e-9  # of probabilities, between an estimator and its reading as a net
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EstimatorModel:
-    """A fitted classifier with ``predict_proba``; its ``classes_`` say which classes it saw, in the order of its outputs.
+class EstimatorModel(Readable):
+    """A fitted classifier; its ``classes_`` say which classes it saw, in the order of its outputs.
 
     Rows are flattened to ``(n, d)`` before the estimator sees them; classes it never saw get probability 0. ``labels``
-    are the estimator's own names of classes 0, 1, ... where its ``classes_`` are not these numbers.
+    are the estimator's own names of classes 0, 1, ... where its ``classes_`` are not these numbers. One without
+    ``predict_proba`` answers labels only. Linear models and perceptrons are also read as torch nets.
     """
 
     estimator: Any
@@ -39,9 +43,24 @@ class EstimatorModel:
 
     @property
     def access(self) -> Access:
-        """Trees also show their structure."""
-        linear = getattr(self.estimator, "linear", False) is True
-        return TREE_BOX if is_tree_ensemble(_bare(self.estimator)) and not linear else BLACK_BOX
+        """Trees also show their structure, and what was read as a net its gradients."""
+        if self._has_trees:
+            return TREE_BOX
+        return (Access.LABELS if self.labels_only else BLACK_BOX) | shown(self.reading)
+
+    @property
+    def labels_only(self) -> bool:
+        """Whether the estimator gives no probabilities."""
+        return not hasattr(self.estimator, "predict_proba")
+
+    @property
+    def _has_trees(self) -> bool:
+        return is_tree_ensemble(_bare(self.estimator)) and getattr(self.estimator, "linear", False) is not True
+
+    @functools.cached_property
+    def reading(self) -> Reading:
+        """The estimator as a torch net in float64, compared with the estimator itself."""
+        return Reading() if self._has_trees else read_net(self)
 
     @functools.cached_property
     def ensemble(self) -> Ensemble:
@@ -67,8 +86,11 @@ class EstimatorModel:
             return np.zeros((0, self.classes))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="X does not have valid feature names")  # the door compared the names
-            raw = np.asarray(self.estimator.predict_proba(x.reshape(len(x), -1)), np.float64)
-        columns = self.columns
+            flat, columns = x.reshape(len(x), -1), self.columns
+            if self.labels_only:
+                places = dict(zip(np.asarray(self.estimator.classes_).tolist(), columns.tolist(), strict=True))
+                return np.eye(self.classes)[[places[label] for label in self.estimator.predict(flat).tolist()]]
+            raw = np.asarray(self.estimator.predict_proba(flat), np.float64)
         if raw.shape[1] == self.classes and (columns == np.arange(self.classes)).all():
             return raw
         out = np.zeros((len(x), self.classes))
@@ -76,8 +98,17 @@ class EstimatorModel:
         return out
 
     def at(self, threshold: float) -> EstimatorModel:
-        """The same model deciding at another threshold."""
-        return replace(self, threshold=threshold)
+        """The same model deciding at another threshold.
+
+        Raises:
+            InputError: if it answers labels only, whose threshold nobody can move.
+        """
+        if self.labels_only and threshold != self.threshold:
+            name = type(self.estimator).__name__
+            raise InputError(f"{name} answers labels only, so its threshold cannot be set to {threshold:g}; leave out operating_point")
+        moved = replace(self, threshold=threshold)
+        moved.__dict__.update({key: self.__dict__[key] for key in ("ensemble", "reading") if key in self.__dict__})
+        return moved
 
     @functools.cached_property
     def _identity(self) -> str:
@@ -108,6 +139,29 @@ class EstimatorModel:
         if state["wrapper"] is not None:
             estimator = _rewrap(state["blob"], json.loads(state["wrapper"]))
         return cls(estimator=estimator, space=state["space"], classes=state["classes"], threshold=state["threshold"], labels=tuple(state["labels"]))
+
+
+def read_net(model: EstimatorModel) -> Reading:
+    """The reading of a model's estimator, which agreed to ``TOLERANCE`` in probability, or the reason why there is none."""
+    from carbide.models._sklearn_layers import layers_of, ordered, spread_of
+
+    try:
+        layers = ordered(layers_of(model.estimator), model.columns, model.classes)
+    except NotRead as reason:
+        return Reading(note=str(reason))
+
+    def make() -> Any:
+        from carbide.models._layer_net import net_of
+
+        return net_of(layers, flatten=len(model.space.shape) != 1)
+
+    def check(module: Any) -> Reading:
+        middle, spread = (part.reshape(model.space.shape) for part in spread_of(layers, int(np.prod(model.space.shape))))
+        rows = trial_rows(model.space, model.predict, middle=middle, spread=spread)
+        compare(answers_of(module, rows), model.predict(rows), tolerance=TOLERANCE, labels_only=model.labels_only)
+        return Reading(module=module, rows=len(rows))
+
+    return read(make, check)
 
 
 def class_columns(found: Any, classes: int, labels: tuple[Any, ...], name: str) -> Array:

@@ -1,4 +1,4 @@
-"""ONNX graphs as black-box models, run by onnxruntime on one thread.
+"""ONNX graphs as models, run by onnxruntime on one thread; nets of known operators are read as torch nets besides.
 
 Before the runtime sees a graph it is checked: data outside the file must lie in the file's folder, trees must not point
 outside themselves, operators must be the standard's own.
@@ -14,7 +14,8 @@ import numpy as np
 
 from carbide.models._answers import check_answers, detect, probe_rows, to_probabilities
 from carbide.models._files import one_line
-from carbide.models._onnx_graph import check_onnx, check_widths, open_session
+from carbide.models._onnx_graph import check_onnx, check_widths, open_session, part_session
+from carbide.models._reading import Readable, Reading, answers_of, compare, compare_raw, exact_answers, read, rounding_of, shown, trial_rows
 from carbide.types import BLACK_BOX, Access, Array, InputError, Space, digest, rng_for
 
 TYPES = {
@@ -27,7 +28,7 @@ TYPES = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class OnnxModel:
+class OnnxModel(Readable):
     """A checked ONNX graph; ``output`` names the output that is read and ``answers`` says what it holds (``auto`` = find out)."""
 
     blob: bytes = field(repr=False)
@@ -50,7 +51,7 @@ class OnnxModel:
         self.predict(probe_rows(self.space, rng_for(0, "probe")))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "session"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("session", "reading")}
 
     @functools.cached_property
     def session(self) -> Any:
@@ -59,8 +60,13 @@ class OnnxModel:
 
     @property
     def access(self) -> Access:
-        """Labels alone, or scores too."""
-        return Access.LABELS if self.answers == "labels" else BLACK_BOX
+        """Labels alone, or scores too, and gradients where the graph was read as a net."""
+        return Access.LABELS if self.answers == "labels" else BLACK_BOX | shown(self.reading)
+
+    @functools.cached_property
+    def reading(self) -> Reading:
+        """The graph as a torch net in its own precision, compared with the runtime."""
+        return read_net(self)
 
     @functools.cached_property
     def _entry(self) -> tuple[str, Any, tuple[int, ...], int | None]:
@@ -92,7 +98,11 @@ class OnnxModel:
 
         return min(outputs.values(), key=rank).name
 
-    def _ask(self, x: Array) -> Array:
+    def inner(self, x: Array, value: str) -> Array:
+        """What an inner value of the graph is for rows ``(n, *shape)``, as the runtime computes it."""
+        return self._ask(x, part_session(self.blob, value, self.name), value)
+
+    def _ask(self, x: Array, session: Any = None, output: str = "") -> Array:
         name, dtype, row, fixed = self._entry
         rows = np.ascontiguousarray(x.reshape(len(x), *row), dtype)
         size = fixed or self.batch
@@ -101,7 +111,7 @@ class OnnxModel:
             part = rows[start : start + size]
             filled = part if fixed is None else np.concatenate([part, np.repeat(part[-1:], fixed - len(part), 0)])
             try:
-                raw = self.session.run([self.output], {name: filled})[0]
+                raw = (session or self.session).run([output or self.output], {name: filled})[0]
             except Exception as error:
                 raise InputError(f"{self.name} fails on rows of shape {row} ({one_line(error)}); export the model again") from error
             parts.append(self._array(raw)[: len(part)])
@@ -132,7 +142,9 @@ class OnnxModel:
         """
         if self.answers == "labels" and threshold != self.threshold:
             raise InputError(f"{self.name} answers labels only, so its threshold cannot be set to {threshold:g}; leave out operating_point")
-        return replace(self, threshold=threshold)
+        moved = replace(self, threshold=threshold)
+        moved.__dict__.update({key: self.__dict__[key] for key in ("reading",) if key in self.__dict__})
+        return moved
 
     def digest(self) -> str:
         """A hash of the graph and of how it is read."""
@@ -147,3 +159,36 @@ class OnnxModel:
     def from_state(cls, state: dict[str, Any]) -> OnnxModel:
         """The model of ``to_state``; the graph is checked again."""
         return cls(**{**state, "blob": check_onnx(state["blob"], "a stored model", None), "labels": tuple(state["labels"])})
+
+
+def read_net(model: OnnxModel) -> Reading:
+    """The reading of a model's graph, or the reason why there is none.
+
+    Its logits must be the runtime's to within what rounding can do: sixteen times the difference that the net's own
+    precision makes against float64 on the same rows, and a millionth, relative to the row's largest logit.
+    """
+    found: list[Any] = []
+
+    def make() -> Any:
+        import onnx
+        import torch
+
+        from carbide.models._onnx_net import net_of
+
+        entry, dtype, row, fixed = model._entry
+        sample = probe_rows(model.space, rng_for(0, "sample"), fixed or 2).astype(dtype)
+        keys = [str(label) for label in model.labels] or [str(c) for c in range(model.classes)]
+        found.append(net_of(onnx.load_model_from_string(model.blob), entry=entry, output=model.output, sample=torch.from_numpy(sample), row=row,
+                            answers=model.answers, keys=keys))  # fmt: skip
+        return found[0].module
+
+    def check(module: Any) -> Reading:
+        rows = trial_rows(model.space, model.predict)
+        logits, exact = answers_of(module, rows), exact_answers(module, rows)
+        raw = found[0].raw
+        if raw:
+            compare_raw(logits, exact, model.inner(rows, raw).reshape(len(rows), -1), second=found[0].second)
+        compare(exact, model.predict(rows), tolerance=rounding_of(logits, exact))
+        return Reading(module=module, rows=len(rows))
+
+    return read(make, check)

@@ -81,7 +81,7 @@ class IntervalBounds(Method):
                            failure_probability=0.0, method="interval_bounds", threat=threat.words(), unit="input units",
                            metric="robust recall" if recall else "robust accuracy",
                            assumptions=("the net runs in inference mode in its stored precision; sums may be taken in any order",
-                                        *([norm] if norm else [])))  # fmt: skip
+                                        *([norm] if norm else []), *getattr(model, "assumptions", ())))  # fmt: skip
 
     def _batch(self, model: Any, x: Array, y: Array, threat: LpBall) -> tuple[Array, Array]:
         space, labels = model.space, torch.as_tensor(np.asarray(y, np.int64), device=model.device)
@@ -109,7 +109,8 @@ def _certified(model: Any, box: Box, y: Tensor) -> Tensor:
     unit = torch.finfo(model.dtype).eps
     box = box.widen(unit * torch.maximum(box.lower.abs(), box.upper.abs()))  # inputs are rounded to the net's precision too
     gaps = logit_gaps(model.module, box, y, unit)
+    slack = getattr(model, "slack", 0.0)  # what is read as logits may be decided by probabilities, which round again
     if gaps.shape[1] == 2:
         shift = cut(model.threshold) * (2 * y - 1).to(gaps.dtype)
-        return gaps.gather(1, (1 - y)[:, None]).squeeze(1) - shift > 1e-9 * (1 + shift.abs())
-    return gaps.scatter(1, y[:, None], math.inf).amin(1) > 0
+        return gaps.gather(1, (1 - y)[:, None]).squeeze(1) - shift > 1e-9 * (1 + shift.abs()) + slack
+    return gaps.scatter(1, y[:, None], math.inf).amin(1) > slack

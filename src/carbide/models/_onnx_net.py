@@ -1,0 +1,318 @@
+"""Checked ONNX graphs as torch nets: read node by node, nothing in the file is run.
+
+The graph is walked once with a few sample rows, so that every shape is known; what does not depend on the rows is
+computed at once, the rest becomes a ``torch.fx`` graph of ordinary layers that can be traced and bounded. Rows must stay
+apart: the first axis is the batch throughout. A softmax or sigmoid at the end is left out, since logits are wanted.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from carbide.models._files import one_line
+from carbide.models._reading import NotRead
+
+
+class Value(NamedTuple):
+    """A value of the graph: the node that computes it (None = a constant) and what it is for the sample rows."""
+
+    node: fx.Node | None
+    sample: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A node of the file: its operator, attributes, inputs (None = left out) and the names of its outputs.
+
+    ``alone`` says of each input whether nothing else uses what was computed for it.
+    """
+
+    op: str
+    attributes: dict[str, Any]
+    inputs: list[Value | None]
+    outputs: list[str]
+    alone: list[bool]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An attribute, or the default."""
+        return self.attributes.get(name, default)
+
+    def value(self, place: int) -> Value:
+        """An input that must be there.
+
+        Raises:
+            NotRead: if it is not.
+        """
+        if place >= len(self.inputs) or (found := self.inputs[place]) is None:
+            raise NotRead(f"its operator {self.op} lacks input {place}")
+        return found
+
+    def constant(self, place: int) -> Tensor:
+        """An input that must be there and not depend on the rows.
+
+        Raises:
+            NotRead: if it does.
+        """
+        found = self.value(place)
+        if found.node is not None:
+            raise NotRead(f"its operator {self.op} takes weights or shapes that depend on the row")
+        return found.sample
+
+    def maybe(self, place: int) -> Tensor | None:
+        """A constant input, None where it is left out."""
+        return self.constant(place) if place < len(self.inputs) and self.inputs[place] is not None else None
+
+
+class Reader:
+    """The net so far: an fx graph, the modules and constants it uses, and the value of every name of the file."""
+
+    def __init__(self, batch: int, opset: int, end: str) -> None:
+        self.root, self.graph = nn.Module(), fx.Graph()
+        self.batch, self.opset, self.end = batch, opset, end
+        self.values: dict[str, Value] = {}
+        self.uses: Counter[str] = Counter()
+        self.held: dict[int, tuple[Tensor, fx.Node]] = {}
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
+        """A function of values and plain arguments; computed at once where no value depends on the rows."""
+        sample = function(*(_each(a, lambda v: v.sample) for a in args), **kwargs)
+        if not any(_live(a) for a in args):
+            return Value(None, sample)
+        node = self.graph.call_function(function, tuple(_each(a, self._node) for a in args), kwargs)
+        return self._apart(Value(node, sample))
+
+    def apply(self, module: nn.Module, x: Value) -> Value:
+        """A layer on a value."""
+        with torch.no_grad():
+            sample = module.eval()(x.sample)
+        if x.node is None:
+            return Value(None, sample)
+        name = f"layer{len(list(self.root.children()))}"
+        self.root.add_module(name, module)
+        return self._apart(Value(self.graph.call_module(name, (x.node,)), sample))
+
+    def reshape(self, x: Value, shape: Sequence[int]) -> Value:
+        """A value in another shape that keeps the rows apart."""
+        if x.node is None:
+            return Value(None, x.sample.reshape(list(shape)))
+        if not shape or shape[0] != self.batch or x.sample.numel() != torch.Size(shape).numel():
+            raise NotRead("its graph mixes rows of a batch")
+        if list(shape) == list(x.sample.shape):
+            return x
+        return self.apply(nn.Flatten(), x) if len(shape) == 2 else self.call(torch.reshape, x, (-1, *shape[1:]))
+
+    def module(self, x: Value) -> Any:
+        """The layer that made a value, None where none did."""
+        return self.root.get_submodule(str(x.node.target)) if x.node is not None and x.node.op == "call_module" else None
+
+    def _node(self, value: Value) -> fx.Node:
+        if value.node is not None:
+            return value.node
+        if id(value.sample) not in self.held:
+            name = f"constant{len(self.held)}"
+            self.root.register_buffer(name, value.sample)
+            self.held[id(value.sample)] = (value.sample, self.graph.get_attr(name))
+        return self.held[id(value.sample)][1]
+
+    def _apart(self, value: Value) -> Value:
+        if value.sample.ndim == 0 or len(value.sample) != self.batch:
+            raise NotRead("its graph mixes rows of a batch")
+        return value
+
+
+def _each(item: Any, use: Callable[[Value], Any]) -> Any:
+    """An argument with every value in it replaced."""
+    if isinstance(item, Value):
+        return use(item)
+    return type(item)(_each(part, use) for part in item) if type(item) in (list, tuple) else item
+
+
+def _live(item: Any) -> bool:
+    if isinstance(item, Value):
+        return item.node is not None
+    return type(item) in (list, tuple) and any(_live(part) for part in item)
+
+
+class Found(NamedTuple):
+    """A net and the value ``raw`` of the file that its logits are, or its second logit where ``second``; "" where the file has none."""
+
+    module: fx.GraphModule
+    raw: str
+    second: bool
+
+
+def net_of(model: Any, *, entry: str, output: str, sample: Tensor, row: tuple[int, ...], answers: str, keys: list[str]) -> Found:
+    """The net of a checked graph (a ``ModelProto``): from ``entry`` to the logits behind ``output``.
+
+    ``sample`` ``(n, *shape)`` are rows of the space, ``row`` is the shape that the graph takes them in, ``keys`` are the
+    names of the classes in order.
+
+    Raises:
+        NotRead: if the graph uses what has no translation.
+    """
+    if answers == "labels":
+        raise NotRead("it answers labels only")
+    if not sample.is_floating_point():
+        raise NotRead("it takes whole numbers")
+    try:
+        return _net_of(model, entry, output, sample, row, answers, keys)
+    except NotRead:
+        raise
+    except Exception as error:  # a graph that the runtime accepts may still hold anything
+        raise NotRead(f"its graph cannot be read as a net ({type(error).__name__}: {one_line(error)})") from error
+
+
+def _net_of(model: Any, entry: str, output: str, sample: Tensor, row: tuple[int, ...], answers: str, keys: list[str]) -> Found:
+    import onnx
+    from onnx.inliner import inline_local_functions
+
+    graph = (inline_local_functions(model) if model.functions else model).graph
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
+    producers = {name: node for node in graph.node for name in node.output if name}
+    end = _end(producers, output, answers)
+    reader = Reader(len(sample), opset, end.name)
+    rows = Value(reader.graph.placeholder("x"), sample)
+    reader.values[entry] = rows if tuple(sample.shape[1:]) == row else reader.apply(nn.Flatten(), rows)
+    for tensor in graph.initializer:
+        reader.values[tensor.name] = Value(None, _tensor(onnx.numpy_helper.to_array(tensor)))
+    needed = _needed(producers, end.name)
+    reader.uses = Counter(name for node in needed for name in node.input)
+    reader.uses[end.name] += 1
+    for node in needed:
+        _walk(reader, node)
+    logits, raw = _finish(reader, end)
+    second = reader.values[end.name].sample.numel() == len(sample)
+    if end.labels and (order := [end.labels.index(key) for key in keys]) != list(range(len(keys))):
+        logits, raw = reader.call(operator.getitem, logits, (slice(None), order)), ""
+    assert logits.node is not None
+    reader.graph.output(logits.node)
+    return Found(fx.GraphModule(reader.root, reader.graph), raw, second)
+
+
+def _tensor(array: Any) -> Tensor:
+    import numpy as np
+
+    return torch.from_numpy(np.array(array))  # a copy: initializers are read-only, and weights may be shared
+
+
+class _End(NamedTuple):
+    """The value ``name`` behind which answers are made of logits, and what it holds.
+
+    ``kind`` is ``logits``, ``sigmoid`` (what went into one), ``probabilities`` or ``scores`` (of a LinearClassifier, read
+    as logits). ``labels`` are the file's own names of its columns, where it gives some.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...] = ()
+
+
+PASSED = ("Identity", "Dropout", "ZipMap", "Normalizer", "Cast")
+
+
+def _end(producers: dict[str, Any], output: str, answers: str) -> _End:
+    """Walk back from the output over what turns logits into answers."""
+    name, labels = output, ()
+    while name in producers and producers[name].op_type in PASSED:
+        given = _attributes(producers[name])
+        if producers[name].op_type == "ZipMap":
+            labels = tuple(_text(item) for item in given.get("classlabels_strings") or given.get("classlabels_int64s") or ())
+        if producers[name].op_type == "Normalizer" and _text(given.get("norm", "MAX")) != "L1":
+            break
+        name = producers[name].input[0]
+    node = producers.get(name)
+    kind = node.op_type if node is not None else ""
+    if node is None or kind == "LinearClassifier":
+        return _End(name, "scores", labels)
+    if kind == "LogSoftmax" or (kind == "Softmax" and answers == "probabilities"):
+        return _End(node.input[0], "logits", labels)
+    if answers != "probabilities":
+        return _End(name, "logits", labels)
+    if kind == "Concat" and len(node.input) == 2:  # [1 - p, p]
+        rest, second = producers.get(node.input[0]), producers.get(node.input[1])
+        if rest is not None and second is not None and rest.op_type == "Sub" and rest.input[1] == node.input[1] and second.op_type == "Sigmoid":
+            return _End(second.input[0], "sigmoid", labels)
+    return _End(node.input[0], "sigmoid", labels) if kind == "Sigmoid" else _End(name, "probabilities", labels)
+
+
+def _finish(reader: Reader, end: _End) -> tuple[Value, str]:
+    """The logits ``(n, k)`` from the value at the graph's end, and the name of the value of the file that they are ("" = none)."""
+    x = reader.values[end.name]
+    if x.node is None:
+        raise NotRead("its answers do not depend on the row")
+    if x.sample.ndim == 1:
+        x = reader.call(torch.unsqueeze, x, 1)
+    if x.sample.ndim != 2:
+        raise NotRead(f"its answers have the shape {tuple(x.sample.shape[1:])} a row")
+    one = x.sample.shape[1] == 1
+    if end.kind == "probabilities" or (end.kind == "sigmoid" and not one):
+        x = reader.apply(nn.Sigmoid(), x) if end.kind == "sigmoid" else x
+        x = reader.call(torch.cat, [reader.call(operator.sub, 1.0, x), x], 1) if one else x
+        return reader.call(torch.log, reader.call(torch.clamp, x, min=float(torch.finfo(x.sample.dtype).tiny))), ""
+    return _two(reader, x) if one else x, "" if end.kind == "scores" else end.name
+
+
+def _two(reader: Reader, score: Value) -> Value:
+    """Logits ``[0, score]`` of a score ``(n, 1)``."""
+    both = nn.Linear(1, 2, bias=False, dtype=score.sample.dtype)
+    with torch.no_grad():
+        both.weight.copy_(torch.tensor([[0.0], [1.0]]))
+    return reader.apply(both, score)
+
+
+def _needed(producers: dict[str, Any], name: str) -> list[Any]:
+    """The nodes that a value depends on, in an order in which they can be walked."""
+    found: list[Any] = []
+    seen: set[int] = set()
+    waiting: list[tuple[Any, bool]] = [(producers.get(name), False)]
+    while waiting:
+        node, done = waiting.pop()
+        if node is None or (id(node) in seen and not done):
+            continue
+        if done:
+            found.append(node)
+            continue
+        seen.add(id(node))
+        waiting.append((node, True))
+        waiting += [(producers.get(text), False) for text in node.input]
+    return found
+
+
+def _walk(reader: Reader, node: Any) -> None:
+    from carbide.models._onnx_operators import OPERATORS
+
+    if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx", "ai.onnx.ml"):
+        raise NotRead(f"its graph uses the operator {node.op_type}, which is not among those that Carbide reads as a net")
+    if any(name and name not in reader.values for name in node.input):
+        raise NotRead(f"its operator {node.op_type} uses a second result that Carbide does not read")
+    inputs = [reader.values[name] if name else None for name in node.input]
+    step = Step(op=node.op_type, attributes=_attributes(node), inputs=inputs, outputs=list(node.output), alone=[_alone(reader, v) for v in inputs])
+    made = OPERATORS[node.op_type](reader, step)
+    if isinstance(made, Value):
+        reader.values[node.output[0]] = made
+    else:
+        reader.values.update(zip(node.output, made, strict=False))
+
+
+def _alone(reader: Reader, value: Value | None) -> bool:
+    """Whether a value is used once, under whatever names it has."""
+    if value is None or value.node is None or value.node.op != "call_module":
+        return False
+    return all(reader.uses[name] == 1 for name, other in reader.values.items() if other.node is value.node)
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    import onnx
+
+    return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
