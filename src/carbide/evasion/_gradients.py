@@ -11,18 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from carbide.evasion._scores import SURE, cut
 from carbide.space.balls import norms, project
 from carbide.types import Array, LpBall, Rng
 
 BATCH = 1024  # rows that are attacked together
 SPARSE = 0.05  # share of the features that a plain L1 step moves
-SURE = 1e-6  # a row counts as broken inside a loop when its margin is below minus this share of its logits
-
-
-def cut(threshold: float) -> float:
-    """The difference of logits at which a two-class model starts to say class 1."""
-    inside = min(max(threshold, 1e-300), 1 - 1e-16)
-    return math.log(inside) - math.log1p(-inside)
 
 
 def margins(logits: Tensor, y: Tensor, threshold: float = 0.5) -> Tensor:
