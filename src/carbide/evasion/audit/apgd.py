@@ -42,6 +42,7 @@ class APGD(Method):
     targets: int = 9
     threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
     needs: ClassVar[Access] = Access.GRADIENTS
+    default: ClassVar[bool] = False
     rank: ClassVar[int] = 20
 
     def __post_init__(self) -> None:

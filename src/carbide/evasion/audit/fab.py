@@ -50,7 +50,7 @@ class FAB(Method):
     threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
     needs: ClassVar[Access] = Access.GRADIENTS
     default: ClassVar[bool] = False
-    rank: ClassVar[int] = 25
+    rank: ClassVar[int] = 15
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.targets < 1:

@@ -37,6 +37,7 @@ class PGD(Method):
     restarts: int = 1
     threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
     needs: ClassVar[Access] = Access.GRADIENTS
+    default: ClassVar[bool] = False
     rank: ClassVar[int] = 10
 
     def __post_init__(self) -> None:
