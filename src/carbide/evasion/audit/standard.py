@@ -47,7 +47,7 @@ SPARSE = 2  # times as many steps for L1, where most are spent in wider balls
 TARGETS = 9  # classes at most
 CANDIDATES = 20  # likeliest classes among which MALT orders
 WITHIN = 1.75  # a class is tried on rows whose boundary to it is at most so many eps away, to first order
-CLOSE = 0.1  # rows with less than this share of their clean margin left are tried on every class, and again for longer
+CLOSE = 0.1  # rows with less than this share of their clean margin left are tried on every class, with half of it from several starts
 SAMPLE = 32  # rows that a certificate or an alarm tries first
 ALARMS = {"fab": FAB(steps=15, targets=3), "square": Square(queries=200)}
 
@@ -63,7 +63,7 @@ class Proposal(NamedTuple):
 class Standard(Method):
     """The default ensemble for nets: certificate, margin sweep, APGD, targeted APGD, then FAB-T and Square as an alarm.
 
-    ``effort`` ``quick`` ends after a short untargeted APGD, for choosing among candidates.
+    ``effort`` ``quick`` ends after the sweep and APGD towards the nearest class, for choosing among candidates.
     """
 
     effort: str = "full"
@@ -81,7 +81,7 @@ class Standard(Method):
         return gradient_refusal(threat)
 
     def quick(self) -> Standard:
-        """The certificate, the sweep and a short APGD."""
+        """The certificate, the sweep and APGD towards the nearest class."""
         return replace(self, effort="quick")
 
     def __call__(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Array:
@@ -147,17 +147,16 @@ class _Run:
         self._mark("wrong")
 
     def climb(self, *, full: bool) -> None:
-        """All stages, or the untargeted ones with fewer steps."""
+        """All stages, or the sweep and one run towards the nearest class."""
         self._sweep()
         self._mark("sweep")
-        self._ascend(self.best.alive(), None, STEPS if full else STEPS // 2)
-        self._mark("apgd")
-        if not full:
-            return
-        if self.logits.shape[1] == 2:
-            self._again(torch.ones((len(self.y), 1), dtype=torch.long, device=self.y.device) - self.y[:, None])
-        else:
-            self._each_target()
+        if full or self.logits.shape[1] == 2:
+            self._ascend(self.best.alive(), None, STEPS)
+            self._mark("apgd")
+        if self.logits.shape[1] > 2:
+            self._each_target(TARGETS if full else 1)
+        elif full:
+            self._again(1 - self.y[:, None])
         self._mark("targeted")
 
     def _mark(self, name: str) -> None:
@@ -183,24 +182,25 @@ class _Run:
                 return
             rows, x, y, ball = rows[keep], x[keep], y[keep], ball.rows(keep)
 
-    def _each_target(self) -> None:
-        """The nearest class for every row, its rivals and long runs where that is promising."""
+    def _each_target(self, count: int) -> None:
+        """The classes that are near, to first order, one after the other; every class and several starts for rows that came close."""
         rows = self.best.alive()
         if len(rows) == 0:
             return
         targets, reach = self._order(rows)
         order, far = (torch.zeros((len(self.y), targets.shape[1]), dtype=v.dtype, device=v.device) for v in (targets, reach))
         order[rows], far[rows] = targets, reach / self.ball.eps
-        for number in range(order.shape[1]):
+        for number in range(min(count, order.shape[1])):
             rows = self.best.alive()
             rows = rows[(far[rows, number] <= WITHIN) | (self._left(rows) < CLOSE)]
             self._ascend(rows, order[rows, number], TARGET_STEPS)
-        self._again(order)
+        if count > 1:
+            self._again(order)
 
     def _again(self, order: Tensor) -> None:
         """Several starts at once for each row that came close, towards its first two classes in ``order`` ``(n, classes)``."""
         rows = self.best.alive()
-        rows = rows[self._left(rows) < CLOSE]
+        rows = rows[self._left(rows) < CLOSE / 2]
         if len(rows) == 0:
             return
         many, copies = rows.repeat(STARTS), Best(self.ball.clean[rows.repeat(STARTS)])
