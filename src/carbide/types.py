@@ -389,13 +389,15 @@ class Outcome:
     """What a method achieved on each row, as the judge saw it.
 
     ``success`` ``(n,)`` bool, ``cost`` ``(n,)`` float (inf where there was no success), ``queries`` ``(n,)`` int,
-    ``witness`` ``(n, *shape)`` the judged inputs (the clean row where there was no success) or None.
+    ``witness`` ``(n, *shape)`` the judged inputs (the clean row where there was no success) or None; ``stage`` ``(n,)`` the part
+    of an ensemble that each came from, as words, or None.
     """
 
     success: Array
     cost: Array
     queries: Array
     witness: Array | None = None
+    stage: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

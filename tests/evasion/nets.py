@@ -59,3 +59,19 @@ RECIPE = TorchRecipe(factory="carbide.models.nets:small_cnn", options={"shape": 
 def digits_net() -> TorchModel:
     """A small CNN trained on them."""
     return RECIPE.fit(digits().train, np.random.default_rng(0))
+
+
+def bounded(seed: int, *, rows: int = 60, features: int = 6) -> tuple[TorchModel, np.ndarray, np.ndarray, dict[float, np.ndarray]]:
+    """A linear model of features in [0, 1], rows it gets right, and by norm how far each is from the boundary within the bounds."""
+    from carbide.space.balls import norms
+    from carbide.space.planes import to_plane
+
+    rng = np.random.default_rng(seed)
+    w, x = rng.normal(size=features), rng.uniform(size=(rows, features))
+    b = -float(np.median(x @ w))
+    score = x @ w + b
+    many = np.repeat(w[None], rows, 0)
+    changes = {p: to_plane(many, -score, p=p, down=x, up=1 - x) for p in (1, 2, np.inf)}
+    reached = np.abs((many * changes[1]).sum(1) + score) < 1e-9
+    distance = {p: np.where(reached, norms(change, p), np.inf) for p, change in changes.items()}
+    return linear(w, b, space=unit_space(features)), x, (score > 0).astype(np.int64), distance

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+import torch
 
-from carbide.evasion.audit.apgd import APGD, _checkpoints, scaled_margin
+from carbide.evasion._ascent import checkpoints, scaled_margin
+from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.audit.pgd import PGD
 from carbide.types import InputError, LpBall, decide, rng_for
-from tests.evasion.nets import digits, digits_net, linear, tiny
+from tests.evasion.nets import bounded, digits, digits_net, linear, tiny
 
 
 def broken(model, attack, x, y, threat):
@@ -12,7 +14,7 @@ def broken(model, attack, x, y, threat):
 
 
 def test_checkpoints_are_the_papers():
-    assert list(_checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert list(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
 @pytest.mark.parametrize("eps", [0.03, 0.08, 0.12])
@@ -23,7 +25,7 @@ def test_never_weaker_than_pgd_on_a_set(eps):
 
 
 @pytest.mark.parametrize("seed", [0, 2, 3])
-@pytest.mark.parametrize("p", [2, np.inf])
+@pytest.mark.parametrize("p", [1, 2, np.inf])
 def test_finds_what_a_dense_grid_finds(seed, p):
     model = tiny(seed)
     x = np.random.default_rng(seed).uniform(0.2, 0.8, size=(40, 2))
@@ -54,8 +56,6 @@ def test_saturated_logits_do_not_hide_the_gradient():
 
 
 def test_the_loss_ignores_scale_and_shift_of_the_logits():
-    import torch
-
     z = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     y, t = torch.arange(6) % 5, (torch.arange(6) + 1) % 5
     for target in (None, t):
@@ -75,3 +75,25 @@ def test_wrong_options_are_refused_by_name():
         APGD(targets=-1)
     with pytest.raises(InputError, match="target_steps 0"):
         APGD(target_steps=0)
+
+
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_within_bounds_a_linear_model_falls_exactly_where_its_plane_is(p, scale):
+    model, x, y, distance = bounded(4)
+    with torch.no_grad():
+        for parameter in model.module.parameters():
+            parameter.mul_(scale)
+    eps = float(np.median(distance[p]))
+    found = broken(model, APGD(), x, y, LpBall(p=p, eps=eps))
+    sure = np.abs(distance[p] / eps - 1) > 2e-3
+    np.testing.assert_array_equal(found[sure], (distance[p] < eps)[sure])
+
+
+def test_l1_ascent_changes_few_features_and_beats_dense_steps():
+    test, model, threat = digits().test, digits_net(), LpBall(p=1, eps=3.0)
+    found = APGD(targets=0)(model, test.x, test.y, threat, rng_for(0))
+    changed = (np.abs(found - test.x) > 1e-6).reshape(len(found), -1).sum(1)
+    assert np.median(changed) <= 16, "an L1 change of least margin is sparse"
+    dense = broken(model, PGD(step=1.0, steps=1), test.x, test.y, threat)
+    assert broken(model, APGD(), test.x, test.y, threat).sum() > dense.sum() + 10

@@ -8,12 +8,13 @@ from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 
 from carbide.data.live import dataset_of
+from carbide.evasion._alarm import SAMPLE
 from carbide.evasion._counted import Counted
 from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.audit.boundary import Boundary
 from carbide.evasion.audit.cheapest_tree import CheapestTree
 from carbide.evasion.audit.pgd import PGD
-from carbide.evasion.judge import ROWS, SAMPLE, admit, audit, judge, judged_rows, verify
+from carbide.evasion.judge import ROWS, admit, audit, judge, judged_rows, verify
 from carbide.evasion.prove.interval_bounds import IntervalBounds
 from carbide.models.estimators import EstimatorModel
 from carbide.models.torch_net import TorchModel

@@ -21,10 +21,10 @@ def rows(n=200):
 
 
 @pytest.mark.parametrize("attack", [PGD(), APGD()])
-@pytest.mark.parametrize(("p", "eps"), [(math.inf, 0.2), (2, 0.5)])
+@pytest.mark.parametrize(("p", "eps"), [(math.inf, 0.2), (2, 0.5), (1, 0.8)])
 def test_a_linear_model_falls_exactly_where_the_dual_norm_says(attack, p, eps):
     x, y = rows()
-    distance = np.abs(x @ W + 0.3) / (np.abs(W).sum() if math.isinf(p) else np.linalg.norm(W))
+    distance = np.abs(x @ W + 0.3) / {1: np.abs(W).max(), 2: np.linalg.norm(W), math.inf: np.abs(W).sum()}[p]
     threat = LpBall(p=p, eps=eps)
     model = linear(W, 0.3)
     outcome = judge(model, x, y, attack(model, x, y, threat, rng_for(0)), threat, model.space)
@@ -46,7 +46,7 @@ def test_the_operating_point_is_what_is_attacked(attack):
 
 
 @pytest.mark.parametrize("attack", [PGD(), APGD()])
-@pytest.mark.parametrize(("p", "eps"), [(math.inf, 0.15), (2, 0.6)])
+@pytest.mark.parametrize(("p", "eps"), [(math.inf, 0.15), (2, 0.6), (1, 3.0)])
 def test_proposals_stay_in_the_ball_and_bounds_and_leave_the_model_alone(attack, p, eps):
     test, model = digits().test, digits_net()
     threat = LpBall(p=p, eps=eps)
@@ -61,7 +61,7 @@ def test_proposals_stay_in_the_ball_and_bounds_and_leave_the_model_alone(attack,
     assert all(parameter.grad is None for parameter in model.module.parameters())
     np.testing.assert_array_equal(attack(model, test.x, test.y, threat, rng_for(0)), z)
     fooled = decide(model.predict(z)) != test.y
-    noise = np.clip(test.x + eps * np.random.default_rng(0).choice([-1, 1], size=test.x.shape) / (1 if math.isinf(p) else 8), 0, 1)
+    noise = np.clip(test.x + eps * np.random.default_rng(0).choice([-1, 1], size=test.x.shape) / {1: 64, 2: 8, math.inf: 1}[p], 0, 1)
     assert fooled.mean() > (decide(model.predict(noise)) != test.y).mean() + 0.3
 
 
@@ -96,7 +96,8 @@ def test_wrong_options_are_refused_by_name():
     with pytest.raises(InputError, match="step is -1"):
         PGD(step=-1)
     case = Case(model=linear(W, 0.3), data=digits())
-    assert "l2" in (PGD().refuses(case, LpBall(p=1, eps=1.0)) or "")
+    assert "l1" in (PGD().refuses(case, LpBall(p=0, eps=1.0)) or "")
+    assert PGD().refuses(case, LpBall(p=1, eps=1.0)) is None
     assert PGD().quick().steps < PGD().steps
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
 from carbide.space.balls import inside_ball, norms, project
 
@@ -95,3 +96,46 @@ def test_outside_is_seen():
     assert not inside_ball(clean + 0.03, clean, p=1, eps=0.1).any()
     assert not inside_ball(np.array([[1e-3, 0, 0, 1e-3]]), clean, p=0, eps=1).any()
     assert not inside_ball(clean - 0.05, clean, p=np.inf, eps=0.1, lower=0.0, upper=1.0).any()
+
+
+def nearest(change, low, high, eps):
+    """The nearest point of the ball and the bounds to one change, by a general solver on its positive and negative parts."""
+    d = len(change)
+    bounds = [(0, max(h, 0)) for h in high] + [(0, max(-v, 0)) for v in low]
+    whole = {"type": "ineq", "fun": lambda u: eps - u.sum(), "jac": lambda u: -np.ones(2 * d)}
+
+    def fun(u):
+        gap = u[:d] - u[d:] - change
+        return (gap * gap).sum(), 2 * np.concatenate([gap, -gap])
+
+    found = minimize(fun, np.zeros(2 * d), jac=True, bounds=bounds, constraints=[whole], method="SLSQP", options={"maxiter": 500, "ftol": 1e-14})
+    return found.x[:d] - found.x[d:]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), eps=st.sampled_from((0.05, 0.3, 0.8, 2.0)))
+def test_l1_is_what_a_general_solver_finds(seed, eps):
+    rng, clean, x = scene(seed, d=6, n=3)
+    x[0] = clean[0] + rng.choice([-0.4, 0.0, 0.4], size=6)  # ties
+    z = project(x, clean, p=1, eps=eps, lower=0.0, upper=1.0)
+    for i in range(3):
+        best = nearest(x[i] - clean[i], -clean[i], 1 - clean[i], eps)
+        np.testing.assert_allclose(z[i] - clean[i], best, atol=2e-5)
+        assert ((z[i] - x[i]) ** 2).sum() <= ((clean[i] + best - x[i]) ** 2).sum() + 1e-9
+
+
+def test_l1_in_single_precision_and_many_features_stays_in_the_ball():
+    rng = np.random.default_rng(0)
+    clean = torch.as_tensor(rng.uniform(size=(20, 3000)), dtype=torch.float32)
+    x = clean + torch.as_tensor(rng.normal(size=clean.shape), dtype=torch.float32)
+    z = project(x, clean, p=1, eps=12.0, lower=0.0, upper=1.0)
+    size = norms((z - clean).double(), 1)
+    assert (size <= 12.0 * (1 + 1e-5)).all()
+    assert (size >= 12.0 * (1 - 1e-5)).all(), "the ball's border is where a far point lands"
+
+
+def test_l1_without_bounds_is_soft_thresholding():
+    z = project(np.array([[3.0, -1.0, 0.5]]), np.zeros((1, 3)), p=1, eps=2.0)
+    np.testing.assert_allclose(z, [[2.0, 0.0, 0.0]])
+    z = project(np.array([[3.0, -2.5, 0.5]]), np.zeros((1, 3)), p=1, eps=2.0)
+    np.testing.assert_allclose(z, [[1.25, -0.75, 0.0]])

@@ -11,17 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from carbide.evasion._scores import SURE, cut
 from carbide.space.balls import norms, project
 from carbide.types import Array, LpBall, Rng
 
 BATCH = 1024  # rows that are attacked together
-SURE = 1e-6  # a row counts as broken inside a loop when its margin is below minus this share of its logits
-
-
-def cut(threshold: float) -> float:
-    """The difference of logits at which a two-class model starts to say class 1."""
-    inside = min(max(threshold, 1e-300), 1 - 1e-16)
-    return math.log(inside) - math.log1p(-inside)
+SPARSE = 0.05  # share of the features that a plain L1 step moves
 
 
 def margins(logits: Tensor, y: Tensor, threshold: float = 0.5) -> Tensor:
@@ -66,25 +61,40 @@ class Ball:
         return project(x, self.clean, p=self.p, eps=self.eps, lower=self.lower, upper=self.upper)
 
     def random(self, generator: torch.Generator) -> Tensor:
-        """Allowed inputs drawn uniformly from the ball (Linf) or from its directions and radii (L2), then projected."""
+        """Allowed inputs drawn uniformly from the ball (Linf) or from its directions and radii (L2, L1), then projected."""
         noise = torch.empty_like(self.clean)
         if math.isinf(self.p):
             return self.project(self.clean + noise.uniform_(-self.eps, self.eps, generator=generator))
         noise.normal_(generator=generator)
         radius = self.eps * torch.rand(len(noise), generator=generator, device=noise.device, dtype=noise.dtype)
-        return self.project(self.clean + unit(noise, self.p) * _spread(radius, noise))
+        return self.project(self.clean + unit(noise, self.p) * spread(radius, noise))
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The steepest direction of norm 1: the sign for Linf, the normalised gradient for L2."""
-        return gradient.sign() if math.isinf(self.p) else unit(gradient, self.p)
+    def direction(self, gradient: Tensor, *, x: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """The steepest direction of norm 1: the sign for Linf, the normalised gradient for L2.
+
+        For L1 it is the sign of the ``keep`` ``(n,)`` largest entries of the gradient (a share ``SPARSE`` of all, if not given), without
+        those along which ``x`` has no room.
+        """
+        if self.p != 1:
+            return gradient.sign() if math.isinf(self.p) else unit(gradient, self.p)
+        if x is not None:
+            stuck = ((gradient > 0) & (x >= self.upper)) | ((gradient < 0) & (x <= self.lower))
+            gradient = gradient.masked_fill(stuck, 0.0)
+        size = gradient.abs().flatten(1)
+        d = size.shape[1]
+        count = torch.full_like(size[:, 0], SPARSE * d) if keep is None else keep
+        place = (count.long() - 1).clamp(0, d - 1)
+        least = size.sort(dim=1, descending=True).values.gather(1, place[:, None])
+        return unit((gradient.sign().flatten(1) * (size >= least)).reshape(gradient.shape), 1)
 
 
 def unit(x: Tensor, p: float) -> Tensor:
     """Rows scaled to norm 1; a zero row stays zero."""
-    return x / _spread(norms(x, p).clamp_min(torch.finfo(x.dtype).tiny), x)
+    return x / spread(norms(x, p).clamp_min(torch.finfo(x.dtype).tiny), x)
 
 
-def _spread(values: Tensor, like: Tensor) -> Tensor:
+def spread(values: Tensor, like: Tensor) -> Tensor:
+    """Values ``(n,)`` in a shape that multiplies ``like`` ``(n, *shape)`` row by row."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 

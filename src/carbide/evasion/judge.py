@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from carbide.evasion._alarm import sample_first
 from carbide.evasion._counted import Counted
 from carbide.evasion._figures import budget_figures, class_bars, gallery, reach_figure
 from carbide.registry import Method
@@ -45,7 +46,6 @@ from carbide.types import (
 )  # fmt: skip
 
 ROWS = 1000  # test rows that are attacked in an Lp ball; more are drawn down to this number
-SAMPLE = 64  # survivors of gradient attacks that a black-box attack tries first
 CHANGED = "the model's parameters changed while it was attacked; put it in inference mode and freeze its buffers"
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # multiples of eps at which the curve is measured
 
@@ -114,7 +114,9 @@ class _Tally:
         better = outcome.success & (outcome.cost < self.cost[rows])
         chosen = rows[better]
         assert outcome.witness is not None
-        self.broken[chosen], self.cost[chosen], self.witness[chosen], self.by[chosen] = True, outcome.cost[better], outcome.witness[better], name
+        stage = np.full(len(rows), "") if outcome.stage is None else outcome.stage
+        by = [f"{name} ({part})" if part else name for part in stage[better]]
+        self.broken[chosen], self.cost[chosen], self.witness[chosen], self.by[chosen] = True, outcome.cost[better], outcome.witness[better], by
 
 
 def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
@@ -201,22 +203,27 @@ def _attack(case: Case, threat: Threat, name: str, method: Method, tally: _Tally
     if tally.settled.all():
         raise _Settled
     alarm = Access.GRADIENTS in case.model.access and Access.GRADIENTS not in method.needs and isinstance(threat, LpBall)
-    parts = [rows]
-    if alarm and len(rows) > SAMPLE:
-        order = rng_for(case.seed, "evasion", "sample").permutation(rows)
-        parts = [np.sort(order[:SAMPLE]), np.sort(order[SAMPLE:])]
-    seen = fell = asked = 0
-    for number, part in enumerate(parts):
-        if number and not fell:
-            break
+    asked = hidden = 0
+
+    def on(number: int, part: Array) -> int:
+        nonlocal asked, hidden
         outcome = attempt(case, threat, name, method, tally.data.take(part), label=number)
         tally.take(part, outcome, name)
-        seen, fell, asked = seen + len(part), fell + int(outcome.success.sum()), asked + int(outcome.queries.sum())
+        asked += int(outcome.queries.sum())
+        hidden += 0 if outcome.stage is None else int(np.isin(outcome.stage[outcome.success], getattr(method, "alarms", ())).sum())
+        return int(outcome.success.sum())
+
+    if alarm:
+        seen, fell = sample_first(rows, rng_for(case.seed, "evasion", "sample"), on)
+    else:
+        seen, fell = len(rows), on(0, rows)
     note = f"of the {seen} rows it saw, which the attacks before it had not broken" if seen < len(tally.data) else ""
     if seen < len(rows):
         note = f"of a sample of {seen} of the {len(rows)} rows that the attacks before it had not broken; it broke none, so the others were left"
     elif alarm and fell:
         note += "; gradients missed these rows, so they may be masked"
+    if hidden:
+        note += f"; gradients missed {hidden} of the rows that it broke, so they may be masked"
     tally.findings.append(_share(case, threat, name, method, fell, seen, f"{note}; {asked / max(seen, 1):.0f} queries a row".lstrip("; ")))
 
 
@@ -226,12 +233,14 @@ def attempt(case: Case, threat: Threat, name: str, method: Method, data: Dataset
     def propose() -> dict[str, Any]:
         counted, x = Counted(case.model), data.x.copy()
         y, before = data.y.copy(), case.model.digest()
-        proposal = method(counted, x, y, threat, rng_for(case.seed, "evasion", name, label))
+        rng = rng_for(case.seed, "evasion", name, label)
+        staged = method.propose(counted, x, y, threat, rng) if hasattr(method, "propose") else None  # type: ignore[attr-defined]
+        proposal = method(counted, x, y, threat, rng) if staged is None else staged.x
         if case.model.digest() != before:
             raise _Changed(CHANGED)
         if not (np.array_equal(x, data.x) and np.array_equal(y, data.y)):
             raise CarbideError("it changed its inputs in place, so what it returned cannot be trusted")
-        return {"x": np.asarray(proposal, np.float64), "queries": counted.queries}
+        return {"x": np.asarray(proposal, np.float64), "queries": counted.queries, "stage": None if staged is None else staged.stage.astype(str)}
 
     if len(data) == 0:
         return Outcome(success=np.zeros(0, bool), cost=np.zeros(0), queries=np.zeros(0, np.int64), witness=data.x)
@@ -239,7 +248,7 @@ def attempt(case: Case, threat: Threat, name: str, method: Method, data: Dataset
     found = remember(f"evasion {name}", key, propose)
     n = len(data)
     queries = np.full(n, found["queries"] // n, np.int64) + (np.arange(n) < found["queries"] % n)
-    return judge(case.model, data.x, data.y, found["x"], threat, data.space, queries=queries)
+    return replace(judge(case.model, data.x, data.y, found["x"], threat, data.space, queries=queries), stage=found["stage"])
 
 
 def _share(case: Case, threat: Threat, name: str, method: Method, fell: int, seen: int, note: str) -> Finding:

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-HALVINGS = 60
-
 
 def norms(change: Any, p: float) -> Any:
     """The Lp norm ``(n,)`` of each row of ``change`` ``(n, *shape)`` for p in 0 (count), 1, 2, inf."""
@@ -30,7 +28,7 @@ def norms(change: Any, p: float) -> Any:
 
 def inside_ball(x: Any, clean: Any, *, p: float, eps: float, lower: Any = -math.inf, upper: Any = math.inf, slack: float = 1e-6) -> Any:
     """Whether each row of ``x`` ``(n, *shape)`` is finite, within ``eps + slack`` of ``clean`` and within its bounds up to ``slack``."""
-    xp = _library(x)
+    xp = library(x)
     low, high = _bounds(clean, lower, upper)
     within = (x >= low - slack) & (x <= high + slack) & xp.isfinite(x)
     return within.reshape(len(x), -1).all(1) & (norms(x - clean, p) <= eps + (0 if p == 0 else slack))
@@ -42,7 +40,7 @@ def project(x: Any, clean: Any, *, p: float, eps: float, lower: Any = -math.inf,
     ``x`` and ``clean`` are ``(n, *shape)``; ``lower`` and ``upper`` broadcast to ``shape``. What is not finite in ``x`` is
     taken from ``clean``. The result lies in the ball up to rounding.
     """
-    xp = _library(x)
+    xp = library(x)
     low, high = _bounds(clean, lower, upper)
     x = xp.where(xp.isfinite(x), x, clean)
     if math.isinf(p):
@@ -59,7 +57,7 @@ def _shrink_l2(change: Any, room: Any, eps: float) -> Any:
     The coordinates that the bounds cap at one s stay capped at a larger one, so solving for s with the caps known so far
     rises to the answer in a few rounds.
     """
-    xp, size, target = _library(change), abs(room), abs(change)
+    xp, size, target = library(change), abs(room), abs(change)
     fits = _column((size * size).sum(1) ** 0.5 <= eps)
     if bool(fits.all()):
         return room
@@ -76,18 +74,33 @@ def _shrink_l2(change: Any, room: Any, eps: float) -> Any:
 
 
 def _shrink_l1(change: Any, room: Any, eps: float) -> Any:
-    """Soft thresholding: ``clip(|change| - t, 0, |room|)`` for the least t >= 0 whose sum is at most eps."""
-    size, target = abs(room), abs(change)
-    top = _column(_largest(target))
-    keep = _largest_that(lambda s: _within(target - top * (1 - s), size).sum(1) <= eps, top * 0, top * 0 + 1)
-    return _library(change).sign(room) * _within(target - top * (1 - keep), size)
+    """Soft thresholding: ``clip(|change| - t, 0, |room|)`` for the least t >= 0 whose sum is at most eps.
+
+    The sum falls in t along straight pieces: a coordinate starts to shrink at ``|change| - |room|`` and is gone at
+    ``|change|``. Sorting those 2d places finds the piece on which the sum is eps, where t has a closed form.
+    """
+    xp, size, target = library(change), abs(room), abs(change)
+    fits = _column(size.sum(1) <= eps)
+    if bool(fits.all()):
+        return room
+    places = xp.concatenate([target - size, target], 1)
+    order = xp.argsort(places, 1)
+    shrinking = xp.cumsum(along(xp.concatenate([0 * size + 1, 0 * size - 1], 1), order), 1)
+    places = along(places, order)
+    fallen = xp.cumsum(shrinking[:, :-1] * (places[:, 1:] - places[:, :-1]), 1)
+    above = _column(size.sum(1)) - fallen >= eps
+    start = _larger(places[:, :1], _column(_largest(xp.where(above, places[:, 1:], 0 * fallen))))  # where the piece begins
+    whole, free = target - size > start, (target - size <= start) & (target > start)
+    total = _column(xp.where(whole, size, 0 * size).sum(1) + xp.where(free, target, 0 * size).sum(1))
+    cut = _larger((total - eps) / _positive(_column((free * 1.0).sum(1))), start)  # nothing is free where the sum is level
+    return xp.where(fits, room, xp.sign(room) * _within(target - cut, size))
 
 
 def _shrink_l0(change: Any, room: Any, eps: float) -> Any:
     """The ``floor(eps)`` coordinates whose change brings the row nearest to its target, in full."""
     gain = change * change - (change - room) * (change - room)
     keep = min(math.floor(eps), change.shape[1])
-    if _library(change) is np:
+    if library(change) is np:
         order = np.argsort(-gain, axis=1, kind="stable")[:, :keep]
         mask = np.zeros(change.shape, bool)
         np.put_along_axis(mask, order, True, axis=1)
@@ -99,35 +112,25 @@ def _shrink_l0(change: Any, room: Any, eps: float) -> Any:
 _SHRINK: dict[float, Any] = {0: _shrink_l0, 1: _shrink_l1, 2: _shrink_l2}
 
 
-def _largest_that(holds: Any, low: Any, high: Any) -> Any:
-    """Per row ``(n, 1)`` the largest s in [low, high] with ``holds(s)``, which is true at low and once false stays false."""
-    xp = _library(low)
-    if bool(holds(high).all()):
-        return high
-    low = xp.where(_column(holds(high)), high, low)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        good = _column(holds(middle))
-        if bool(((middle == low) | (middle == high)).all()):
-            break
-        low, high = xp.where(good, middle, low), xp.where(good, high, middle)
-    return low
-
-
 def _bounds(clean: Any, lower: Any, upper: Any) -> tuple[Any, Any]:
     """The bounds as arrays of clean's library, widened per row where the clean input lies outside them."""
-    if _library(clean) is np:
+    if library(clean) is np:
         return np.minimum(np.asarray(lower, clean.dtype), clean), np.maximum(np.asarray(upper, clean.dtype), clean)
     return _smaller(_like(lower, clean), clean), _larger(_like(upper, clean), clean)
 
 
-def _library(x: Any) -> Any:
-    """numpy or torch, whichever the array belongs to; torch is only imported by those who already have a tensor."""
+def library(x: Any) -> Any:
+    """Numpy or torch, whichever the array belongs to; torch is only imported by those who already have a tensor."""
     if isinstance(x, np.ndarray | np.generic):
         return np
     import torch
 
     return torch
+
+
+def along(x: Any, order: Any) -> Any:
+    """The entries of each row of ``x`` ``(n, d)`` in the order ``(n, d)`` of indices."""
+    return np.take_along_axis(x, order, 1) if library(x) is np else x.gather(1, order)
 
 
 def _like(value: Any, x: Any) -> Any:
@@ -137,11 +140,11 @@ def _like(value: Any, x: Any) -> Any:
 
 
 def _smaller(a: Any, b: Any) -> Any:
-    return _library(b).minimum(a, b)
+    return library(b).minimum(a, b)
 
 
 def _larger(a: Any, b: Any) -> Any:
-    return _library(b).maximum(a, b)
+    return library(b).maximum(a, b)
 
 
 def _clip(x: Any, low: Any, high: Any) -> Any:
@@ -159,7 +162,7 @@ def _positive(x: Any) -> Any:
 def _largest(flat: Any) -> Any:
     if flat.shape[1] == 0:
         return flat.sum(1)
-    return flat.max(1) if _library(flat) is np else flat.amax(1)
+    return flat.max(1) if library(flat) is np else flat.amax(1)
 
 
 def _column(x: Any) -> Any:

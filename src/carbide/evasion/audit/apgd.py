@@ -3,7 +3,7 @@
 The step starts at twice the ball's radius and is halved, row by row, when the loss stops rising; each halving goes back
 to the best point so far. The loss is a margin of logits divided by their spread, so that logits of any scale have a
 gradient; first against the runner-up class, then against each of the likeliest other classes in turn. A row leaves the
-batch the moment it is misclassified.
+batch the moment it is misclassified. L1: sparse steps, Croce & Hein 2021, https://arxiv.org/abs/2103.01208.
 
 >>> import numpy as np, torch
 >>> from carbide.models.torch_net import TorchModel
@@ -18,7 +18,6 @@ True
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -26,15 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, gradient_of, margins
+from carbide.evasion._ascent import ascend
+from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, margins
 from carbide.evasion.audit.pgd import gradient_refusal
 from carbide.registry import Method
 from carbide.run import track
 from carbide.types import Access, Array, InputError, LpBall, Rng, Threat
-
-MOMENTUM = 0.75  # weight of the new step against the last move
-NOW, TOP = ("x", "loss", "gradient"), ("top", "top_loss", "top_gradient")  # where a row is, and the best place it has been
-RISING = 0.75  # share of steps between two checkpoints in which the loss must have risen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +42,7 @@ class APGD(Method):
     targets: int = 9
     threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
     needs: ClassVar[Access] = Access.GRADIENTS
+    default: ClassVar[bool] = False
     rank: ClassVar[int] = 20
 
     def __post_init__(self) -> None:
@@ -55,7 +52,7 @@ class APGD(Method):
             raise InputError(f"apgd: targets is {self.targets}; give a number of classes >= 0")
 
     def refuses(self, case: Any, threat: Threat) -> str | None:
-        """Steepest steps are written for Linf and L2 only."""
+        """Gradients say nothing about how few features an L0 change needs."""
         return gradient_refusal(threat)
 
     def quick(self) -> APGD:
@@ -82,71 +79,6 @@ class APGD(Method):
             rows = best.alive()
             if len(rows) == 0:
                 break
-            _ascend(model, ball.rows(rows), y[rows], None if target is None else target[rows], rows, best,
-                    self.steps if target is None else self.target_steps, generator)  # fmt: skip
+            ascend(model, ball.rows(rows), y[rows], None if target is None else target[rows], rows, best,
+                   self.steps if target is None else self.target_steps, generator)  # fmt: skip
         return best.x
-
-
-def scaled_margin(logits: Tensor, y: Tensor, target: Tensor | None, threshold: float) -> Tensor:
-    """What the attack raises, ``(n,)``: minus the margin against the runner-up (or the target), over the spread of the top logits."""
-    if target is None:
-        loss = -margins(logits, y, threshold)
-    else:
-        loss = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
-    if logits.shape[1] == 2:
-        return loss
-    top = logits.topk(min(4, logits.shape[1]), dim=1).values
-    low = top[:, 2] if target is None or logits.shape[1] == 3 else (top[:, 2] + top[:, 3]) / 2
-    return loss / (top[:, 0] - low + 1e-12)
-
-
-def _checkpoints(steps: int) -> Iterator[int]:
-    """The steps at which the step size is reconsidered: farther apart at first, then closer."""
-    last, share = 0.0, 0.22
-    while share <= 1:
-        yield math.ceil(round(share * steps, 6))  # 0.41 * 100 is a hair above 41 in floating point
-        last, share = share, share + max(share - last - 0.03, 0.06)
-
-
-def _ascend(model: Any, ball: Ball, y: Tensor, target: Tensor | None, rows: Tensor, best: Best, steps: int, generator: torch.Generator) -> None:
-    """One run from a random start; everything that a row needs is in ``s``, so that finished rows can be dropped."""
-
-    def look(x: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        return gradient_of(model, x, lambda z: scaled_margin(z, y, target, model.threshold))
-
-    checks, since = sorted(set(_checkpoints(steps))), 0
-    s: dict[str, Tensor] = {"rows": rows, "y": y, "x": ball.random(generator)} | ({} if target is None else {"target": target})
-    logits, s["loss"], s["gradient"] = look(s["x"], y, target)
-    s |= {"last": s["x"], "top": s["x"], "top_loss": s["loss"], "top_gradient": s["gradient"], "seen_loss": s["loss"]}
-    s |= {
-        "size": torch.full_like(s["loss"], 2 * ball.eps),
-        "rises": torch.zeros_like(s["loss"]),
-        "halved": torch.zeros_like(s["loss"], dtype=torch.bool),
-    }
-    keep = best.see(s["rows"], s["x"], logits, margins(logits, s["y"], model.threshold))
-    for turn in range(1, steps + 1):
-        if not bool(keep.all()):
-            s, ball = {name: value[keep] for name, value in s.items()}, ball.rows(keep)
-        if len(s["rows"]) == 0:
-            return
-        straight = ball.project(s["x"] + _wide(s["size"], s["x"]) * ball.direction(s["gradient"]))
-        moved = straight if turn == 1 else ball.project(s["x"] + MOMENTUM * (straight - s["x"]) + (1 - MOMENTUM) * (s["x"] - s["last"]))
-        before, s["last"], s["x"] = s["loss"], s["x"], moved
-        logits, s["loss"], s["gradient"] = look(s["x"], s["y"], s.get("target"))
-        keep = best.see(s["rows"], s["x"], logits, margins(logits, s["y"], model.threshold))
-        s["rises"] = s["rises"] + (s["loss"] > before)
-        _copy(s, s["loss"] > s["top_loss"], NOW, TOP)
-        if turn in checks:
-            stuck = (s["rises"] < RISING * (turn - since)) | (~s["halved"] & (s["top_loss"] == s["seen_loss"]))
-            s["size"] = torch.where(stuck, s["size"] / 2, s["size"])
-            _copy(s, stuck, TOP, NOW)
-            s["halved"], s["seen_loss"], s["rises"], since = stuck, s["top_loss"], torch.zeros_like(s["rises"]), turn
-
-
-def _copy(s: dict[str, Tensor], rows: Tensor, source: tuple[str, ...], goal: tuple[str, ...]) -> None:
-    for a, b in zip(source, goal, strict=True):
-        s[b] = torch.where(_wide(rows, s[b]), s[a], s[b])
-
-
-def _wide(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -37,6 +37,7 @@ class PGD(Method):
     restarts: int = 1
     threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
     needs: ClassVar[Access] = Access.GRADIENTS
+    default: ClassVar[bool] = False
     rank: ClassVar[int] = 10
 
     def __post_init__(self) -> None:
@@ -46,7 +47,7 @@ class PGD(Method):
             raise InputError(f"pgd: step is {self.step}; give a share of eps > 0, e.g. 0.2")
 
     def refuses(self, case: Any, threat: Threat) -> str | None:
-        """Steepest steps are written for Linf and L2 only."""
+        """Gradients say nothing about how few features an L0 change needs."""
         return gradient_refusal(threat)
 
     def quick(self) -> PGD:
@@ -75,13 +76,13 @@ class PGD(Method):
                 return
             if not bool(keep.all()):
                 x, y, rows, gradient, ball = x[keep], y[keep], rows[keep], gradient[keep], ball.rows(keep)
-            x = ball.project(x + self.step * ball.eps * ball.direction(gradient))
+            x = ball.project(x + self.step * ball.eps * ball.direction(gradient, x=x))
 
 
 def gradient_refusal(threat: Threat) -> str | None:
     """Why a gradient attack cannot follow a threat's norm, or None."""
-    if isinstance(threat, LpBall) and threat.p in (0, 1):
-        return f"it has no steepest step for L{int(threat.p)} changes; choose linf or l2"
+    if isinstance(threat, LpBall) and threat.p == 0:
+        return "it has no steepest step for L0 changes; choose linf, l2 or l1"
     return None
 
 

@@ -1,0 +1,233 @@
+"""Croce & Hein 2020, https://arxiv.org/abs/2003.01690, in the order that saves time: the ensemble of parameter-free attacks on nets.
+
+Rows that interval bounds certify are never attacked. The others meet, each only until it breaks: a short sweep down the margin, APGD on
+the margin, APGD towards single classes in the order of gap over the dual norm of its gradient (MALT, Melamed et al. 2024,
+https://arxiv.org/abs/2407.02240), longer for rows that came close. FAB-T and Square then try a sample of what stands, and all of it as
+soon as one breaks: gradients that lead nowhere are no defence.
+
+>>> import numpy as np, torch
+>>> from carbide.models.torch_net import TorchModel
+>>> from carbide.types import LpBall, Space
+>>> net = torch.nn.Linear(2, 2)
+>>> _ = net.load_state_dict({"weight": torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), "bias": torch.tensor([-0.9, 0.9])})
+>>> model = TorchModel(module=net, space=Space.table(["a", "b"]), classes=2)
+>>> found = Standard().propose(model, np.array([[1.0, 0.0], [2.0, 0.0]]), np.array([0, 0]), LpBall(eps=0.2), np.random.default_rng(0))
+>>> bool(found.x[0, 0] < 0.9), found.stage.tolist()
+(True, ['sweep', 'certified'])
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from carbide.evasion._alarm import sample_first
+from carbide.evasion._ascent import ascend
+from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, gradient_of, margins
+from carbide.evasion._nearest import likeliest, towards
+from carbide.evasion.audit.fab import FAB
+from carbide.evasion.audit.pgd import gradient_refusal
+from carbide.evasion.audit.square import Square
+from carbide.evasion.prove.interval_bounds import IntervalBounds
+from carbide.registry import Method
+from carbide.run import track
+from carbide.space.balls import norms, project
+from carbide.types import Access, Array, InputError, LpBall, Rng, Threat, decide
+
+EFFORTS = ("quick", "full")
+SWEEP = (1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.1, 0.1)  # the steps of the sweep, in multiples of eps
+STEPS, TARGET_STEPS, LONG = 25, 25, 60  # of APGD: untargeted, towards each class, and of each new start of rows that came close
+STARTS = 8  # of those, half towards the nearest class and half towards the next
+SPARSE = 2  # times as many steps for L1, where most are spent in wider balls
+TARGETS = 9  # classes at most
+CANDIDATES = 20  # likeliest classes among which MALT orders
+WITHIN = 1.75  # a class is tried on rows whose boundary to it is at most so many eps away, to first order
+CLOSE = 0.1  # rows with less than this share of their clean margin left are tried on every class, with half of it from several starts
+SAMPLE = 32  # rows that a certificate or an alarm tries first
+ALARMS = {"fab": FAB(steps=15, targets=3), "square": Square(queries=200)}
+
+
+class Proposal(NamedTuple):
+    """Inputs ``(n, *shape)`` and the stage ``(n,)`` that broke each row in its own eyes, ``certified`` where none can, else empty."""
+
+    x: Array
+    stage: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standard(Method):
+    """The default ensemble for nets: certificate, margin sweep, APGD, targeted APGD, then FAB-T and Square as an alarm.
+
+    ``effort`` ``quick`` ends after the sweep and APGD towards the nearest class, for choosing among candidates.
+    """
+
+    effort: str = "full"
+    threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
+    needs: ClassVar[Access] = Access.GRADIENTS | Access.SCORES
+    rank: ClassVar[int] = 26
+    alarms: ClassVar[tuple[str, ...]] = tuple(ALARMS)
+
+    def __post_init__(self) -> None:
+        if self.effort not in EFFORTS:
+            raise InputError(f"standard: effort is {self.effort!r}; choose {' or '.join(EFFORTS)}")
+
+    def refuses(self, case: Any, threat: Threat) -> str | None:
+        """Its attacks climb in balls that are not of L0."""
+        return gradient_refusal(threat)
+
+    def quick(self) -> Standard:
+        """The certificate, the sweep and APGD towards the nearest class."""
+        return replace(self, effort="quick")
+
+    def __call__(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Array:
+        """Inputs ``(n, *shape)`` within the threat for rows ``x`` with labels ``y`` ``(n,)``: wrong ones, or the least margin seen."""
+        return self.propose(model, x, y, threat, rng).x
+
+    def propose(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Proposal:
+        """The same, with the stage that broke each row."""
+        out, stage = np.array(x, np.float64), np.where(certified(model, x, y, threat), "certified", "").astype("U9")
+        rows = np.flatnonzero(stage == "")
+        for part, ball, labels in track(list(batches(model, out[rows], y[rows], threat)), label="standard"):
+            run = _Run(model, ball, labels, generator_of(rng, ball.clean.device))
+            run.climb(full=self.effort == "full")
+            out[rows[part]], stage[rows[part]] = array(run.best.x), run.stage
+        if self.effort == "full":
+            for name, alarm in ALARMS.items():
+                _ring(name, alarm, model, np.asarray(x, np.float64), y, threat, rng, Proposal(out, stage))
+        return Proposal(out, stage)
+
+
+def certified(model: Any, x: Array, y: Array, threat: LpBall) -> Array:
+    """The rows ``(n,)`` bool that interval bounds prove to stand; none where they know not the net's layers or prove none of a few rows."""
+    module, found = getattr(model, "module", None), np.zeros(len(x), bool)
+    if module is None or model.outputs != "logits":
+        return found
+    bounds = IntervalBounds(halvings=0)
+    few = np.linspace(0, len(x) - 1, min(SAMPLE, len(x))).astype(int)
+    try:
+        if len(x) and bounds(model, x[few], y[few], threat, np.random.default_rng(0)).holds.any():
+            return bounds(model, x, y, threat, np.random.default_rng(0)).holds
+    except InputError:  # a layer whose intervals are not known: nothing is certified, everything is attacked
+        return found
+    return found
+
+
+def _ring(name: str, alarm: Method, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng, found: Proposal) -> None:
+    """Let an alarm try what stands, a sample first, and write what it breaks into ``found``."""
+
+    space = model.space
+
+    def on(number: int, rows: Array) -> int:
+        if len(rows) == 0:
+            return 0
+        z = alarm(model, x[rows], y[rows], threat, rng)
+        z = project(z, x[rows], p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper)
+        wrong = decide(model.predict(z), model.threshold) != y[rows]
+        found.x[rows[wrong]], found.stage[rows[wrong]] = z[wrong], name
+        return int(wrong.sum())
+
+    sample_first(np.flatnonzero(found.stage == ""), rng, on, SAMPLE)
+
+
+class _Run:
+    """The gradient stages on one batch; ``best`` holds what they found, ``stage`` ``(n,)`` which of them broke each row."""
+
+    def __init__(self, model: Any, ball: Ball, y: Tensor, generator: torch.Generator) -> None:
+        self.model, self.ball, self.y, self.generator = model, ball, y, generator
+        self.best, self.stage = Best(ball.clean), np.full(len(y), "", "U9")
+        with torch.no_grad():
+            self.logits = model.logits(ball.clean)
+        self.margin = margins(self.logits, y, model.threshold)
+        self.best.see(torch.arange(len(y), device=y.device), ball.clean, self.logits, self.margin)
+        self._mark("wrong")
+
+    def climb(self, *, full: bool) -> None:
+        """All stages, or the sweep and one run towards the nearest class."""
+        self._sweep()
+        self._mark("sweep")
+        if full or self.logits.shape[1] == 2:
+            self._ascend(self.best.alive(), None, STEPS)
+            self._mark("apgd")
+        if self.logits.shape[1] > 2:
+            self._each_target(TARGETS if full else 1)
+        elif full:
+            self._again(1 - self.y[:, None])
+        self._mark("targeted")
+
+    def _mark(self, name: str) -> None:
+        """Name the stage for rows that broke since the last one."""
+        self.stage[(self.best.broken.cpu().numpy()) & (self.stage == "")] = name
+
+    def _ascend(self, rows: Tensor, target: Tensor | None, steps: int, x: Tensor | None = None) -> None:
+        if len(rows):
+            steps *= SPARSE if self.ball.p == 1 else 1
+            ascend(self.model, self.ball.rows(rows), self.y[rows], target, rows, self.best, steps, self.generator, x)
+
+    def _sweep(self) -> None:
+        """A few steps of falling size down the bare margin, from the row itself."""
+        rows = self.best.alive()
+        ball, y, x = self.ball.rows(rows), self.y[rows], self.ball.clean[rows]
+        for size in SWEEP:
+            _, _, gradient = gradient_of(self.model, x, lambda z, y=y: towards(z, y, None, self.model.threshold))
+            x = ball.project(x + size * ball.eps * ball.direction(gradient, x=x))
+            with torch.no_grad():
+                logits = self.model.logits(x)
+            keep = self.best.see(rows, x, logits, margins(logits, y, self.model.threshold))
+            if not bool(keep.any()):
+                return
+            rows, x, y, ball = rows[keep], x[keep], y[keep], ball.rows(keep)
+
+    def _each_target(self, count: int) -> None:
+        """The classes that are near, to first order, one after the other; every class and several starts for rows that came close."""
+        rows = self.best.alive()
+        if len(rows) == 0:
+            return
+        targets, reach = self._order(rows)
+        order, far = (torch.zeros((len(self.y), targets.shape[1]), dtype=v.dtype, device=v.device) for v in (targets, reach))
+        order[rows], far[rows] = targets, reach / self.ball.eps
+        for number in range(min(count, order.shape[1])):
+            rows = self.best.alive()
+            rows = rows[(far[rows, number] <= WITHIN) | (self._left(rows) < CLOSE)]
+            self._ascend(rows, order[rows, number], TARGET_STEPS)
+        if count > 1:
+            self._again(order)
+
+    def _again(self, order: Tensor) -> None:
+        """Several starts at once for each row that came close, towards its first two classes in ``order`` ``(n, classes)``."""
+        rows = self.best.alive()
+        rows = rows[self._left(rows) < CLOSE / 2]
+        if len(rows) == 0:
+            return
+        many, copies = rows.repeat(STARTS), Best(self.ball.clean[rows.repeat(STARTS)])
+        target = torch.cat([order[rows, start % min(2, order.shape[1])] for start in range(STARTS)])
+        every = torch.arange(len(many), device=many.device)
+        ascend(self.model, self.ball.rows(many), self.y[many], target, every, copies, LONG, self.generator)
+        least = copies.margin.reshape(STARTS, -1).argmin(0)
+        x = copies.x[least * len(rows) + torch.arange(len(rows), device=many.device)]
+        with torch.no_grad():
+            logits = self.model.logits(x)
+        self.best.see(rows, x, logits, margins(logits, self.y[rows], self.model.threshold))
+
+    def _left(self, rows: Tensor) -> Tensor:
+        """The share of the clean margin that the best attack so far leaves."""
+        return self.best.margin[rows] / self.margin[rows]
+
+    def _order(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Other classes of each row and how far they are to first order, nearest first: gap of logits over the dual norm of its gradient."""
+        y = self.y[rows]
+        targets = likeliest(self.logits[rows], y)[:, :CANDIDATES]
+        dual = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[self.ball.p]
+        x = self.ball.clean[rows].detach().requires_grad_(True)
+        logits = self.model.logits(x)
+        reach = []
+        for target in targets.T:
+            gap = towards(logits, y, target, self.model.threshold)
+            (gradient,) = torch.autograd.grad(gap.sum(), x, retain_graph=True)
+            reach.append(-gap.detach() / norms(gradient, dual).clamp_min(torch.finfo(x.dtype).tiny))
+        away, order = torch.stack(reach, 1).sort(dim=1)
+        return targets.gather(1, order)[:, :TARGETS], away[:, :TARGETS]

@@ -1,0 +1,191 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from carbide import registry
+from carbide._audit import Ask, attacks
+from carbide.evasion._alarm import SAMPLE, sample_first
+from carbide.evasion._counted import Counted
+from carbide.evasion.audit.apgd import APGD
+from carbide.evasion.audit.pgd import PGD
+from carbide.evasion.audit.standard import Standard, certified
+from carbide.evasion.judge import audit, judge
+from carbide.models.torch_net import TorchModel
+from carbide.types import Case, InputError, LpBall, decide, rng_for
+from tests.evasion.nets import bounded, digits, digits_net, linear, tiny, unit_space
+
+
+class Steps(nn.Module):
+    """Rounds inputs to steps before a net sees them: the gradient is nothing everywhere."""
+
+    def __init__(self, inner, step):
+        super().__init__()
+        self.inner, self.step = inner, step
+
+    def forward(self, x):
+        return self.inner((x / self.step).round() * self.step)
+
+
+class Loud(nn.Module):
+    """Logits times a factor."""
+
+    def __init__(self, inner, factor):
+        super().__init__()
+        self.inner, self.factor = inner, factor
+
+    def forward(self, x):
+        return self.factor * self.inner(x)
+
+
+def broken(model, attack, x, y, threat):
+    return judge(model, x, y, attack(model, x, y, threat, rng_for(0)), threat, model.space).success
+
+
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_a_linear_model_falls_exactly_where_its_plane_is(p, scale):
+    model, x, y, distance = bounded(4)
+    with torch.no_grad():
+        for parameter in model.module.parameters():
+            parameter.mul_(scale)
+    eps = float(np.median(distance[p]))
+    found = broken(model, Standard(), x, y, LpBall(p=p, eps=eps))
+    sure = np.abs(distance[p] / eps - 1) > 2e-3
+    np.testing.assert_array_equal(found[sure], (distance[p] < eps)[sure])
+
+
+def test_two_classes_are_attacked_at_the_operating_point():
+    model, x, y, distance = bounded(4)
+    with torch.no_grad():
+        model.module.bias[1] += np.log(0.9 / 0.1)
+    eps = float(np.median(distance[np.inf]))
+    found = broken(model.at(0.9), Standard(), x, y, LpBall(eps=eps))
+    sure = np.abs(distance[np.inf] / eps - 1) > 2e-3
+    np.testing.assert_array_equal(found[sure], (distance[np.inf] < eps)[sure])
+
+
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+def test_finds_what_a_dense_grid_finds(p):
+    missed = reachable = 0
+    steps = np.linspace(-1, 1, 81) * 0.1
+    grid = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
+    grid = grid[np.linalg.norm(grid, ord=p, axis=1) <= 0.1]
+    for seed in (0, 2, 3):
+        model = tiny(seed, classes=4)
+        x = np.random.default_rng(seed).uniform(0.2, 0.8, size=(40, 2))
+        y = decide(model.predict(x))
+        truth = np.array([(decide(model.predict(row + grid)) != label).any() for row, label in zip(x, y, strict=True)])
+        missed += int((truth & ~broken(model, Standard(), x, y, LpBall(p=p, eps=0.1))).sum())
+        reachable += int(truth.sum())
+    assert reachable > 10
+    assert missed <= 1
+
+
+@pytest.mark.parametrize(("p", "eps"), [(np.inf, 0.1), (2, 0.5), (1, 2.0)])
+def test_breaks_what_long_runs_to_every_class_break_for_less(p, eps):
+    model, threat = digits_net(), LpBall(p=p, eps=eps)
+    x, y = digits().test.x[:50], digits().test.y[:50]
+    ours, theirs = Counted(model), Counted(model)
+    mine = broken(ours, Standard(), x, y, threat)
+    long = broken(theirs, APGD(steps=80, target_steps=60), x, y, threat)
+    assert mine.sum() >= long.sum() - 1
+    assert ours.queries < 0.9 * theirs.queries
+
+
+@pytest.mark.parametrize("factor", [100.0, 1e4])
+def test_logits_of_any_scale_are_followed(factor):
+    net, threat = digits_net(), LpBall(eps=0.1)
+    x, y = digits().test.x[:80], digits().test.y[:80]
+    loud = TorchModel(module=Loud(net.module, factor), space=net.space, classes=10)
+    mine = broken(loud, Standard(), x, y, threat)
+    assert abs(int(mine.sum()) - int(broken(net, Standard(), x, y, threat).sum())) <= 1
+    assert broken(loud, PGD(), x, y, threat).sum() < mine.sum() - 3, "the case is too easy to show anything"
+
+
+def test_certified_rows_are_never_attacked():
+    model, x, y, distance = bounded(4)
+    eps = float(np.median(distance[np.inf]))
+    proven = certified(model, x, y, LpBall(eps=eps))
+    np.testing.assert_array_equal(proven, distance[np.inf] > eps)  # interval bounds are exact for one linear layer
+    counted = Counted(model)
+    found = Standard().propose(counted, x[proven], y[proven], LpBall(eps=eps), rng_for(0))
+    assert counted.queries == 0
+    np.testing.assert_array_equal(found.x, x[proven])
+    assert set(found.stage) == {"certified"}
+
+
+def test_a_net_that_cannot_be_traced_is_attacked_without_a_certificate():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.stack([x.sum(1) - 1, (1 - x.sum(1)).cosh() - 1], 1) if x.sum() > -1e9 else x
+
+    model = TorchModel(module=Odd(), space=unit_space(2), classes=2)
+    x, threat = np.array([[0.9, 0.9], [0.55, 0.55]]), LpBall(eps=0.2)
+    y = decide(model.predict(x))
+    assert not certified(model, x, y, threat).any()
+    assert broken(model, Standard(), x, y, threat).any()
+
+
+def test_what_gradients_miss_rings_the_alarm():
+    model, x, y, _ = bounded(4, rows=120)
+    masked = TorchModel(module=Steps(model.module, 1e-3), space=model.space, classes=2)
+    found = Standard().propose(masked, x, y, LpBall(eps=0.15), rng_for(0))
+    assert (found.stage == "square").sum() > 32, "one broken row of the sample sends the alarm to all"
+    assert not np.isin(found.stage, ["sweep", "fab"]).any()
+
+
+def test_the_report_says_that_gradients_may_be_masked():
+    from tests.evasion.test_judge import case_of, table
+
+    masked = TorchModel(module=Steps(linear([2.0, -1.0, 0.5, 0.0], -0.8, space=unit_space(4)).module, 1e-3), space=unit_space(4), classes=2)
+    section = audit(case_of(masked, table(100)), LpBall(eps=0.1), {"standard": Standard()})
+    share = next(f for f in section.findings if f.method == "standard")
+    assert share.value > 0.1
+    assert "may be masked" in share.note
+    assert "standard (square)" in section.evidence["method"].tolist()
+    honest = audit(case_of(linear([2.0, -1.0, 0.5, 0.0], -0.8, space=unit_space(4)), table(100)), LpBall(eps=0.1), {"standard": Standard()})
+    assert "masked" not in next(f for f in honest.findings if f.method == "standard").note
+    assert "standard (sweep)" in honest.evidence["method"].tolist()
+
+
+def test_an_alarm_tries_a_sample_and_the_rest_only_if_it_breaks_one():
+    seen: list[np.ndarray] = []
+
+    def attack(falls):
+        seen.clear()
+
+        def on(number, rows):
+            seen.append(rows)
+            return int(np.isin(rows, falls).sum())
+
+        return on
+
+    assert sample_first(np.arange(500), rng_for(0), attack([])) == (SAMPLE, 0)
+    assert sample_first(np.arange(500), rng_for(0), attack(np.arange(500))) == (500, 500)
+    assert sorted(np.concatenate(seen).tolist()) == list(range(500))
+    assert sample_first(np.arange(10), rng_for(0), attack([])) == (10, 0)
+    assert len(seen) == 1
+
+
+def test_quick_is_cheaper_and_finds_most():
+    test, model, threat = digits().test, digits_net(), LpBall(eps=0.08)
+    full, quick = Counted(model), Counted(model)
+    all_, some = (broken(m, a, test.x, test.y, threat).sum() for m, a in ((full, Standard()), (quick, Standard().quick())))
+    assert some >= 0.9 * all_
+    assert quick.queries < full.queries / 3
+
+
+def test_it_is_what_runs_on_nets_unless_others_are_named():
+    case = Case(model=digits_net(), data=digits())
+    chosen, _ = attacks(case, Ask(threat=LpBall(eps=0.1)))
+    assert set(chosen) == {"standard", "boundary"}
+    named, _ = attacks(case, Ask(threat=LpBall(eps=0.1), methods={"pgd": {}, "apgd": {}}))
+    assert set(named) == {"pgd", "apgd"}
+    assert {"fab", "square"} <= {entry.name for entry in registry.methods(room="evasion", verb="audit")}
+
+
+def test_wrong_options_are_refused_by_name():
+    with pytest.raises(InputError, match="effort is 'huge'"):
+        Standard(effort="huge")
+    assert "l1" in (Standard().refuses(None, LpBall(p=0, eps=1.0)) or "")
