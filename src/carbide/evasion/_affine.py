@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn import grad as turned
 
 from carbide.evasion._intervals import (
     AVERAGE_CALLS,
@@ -30,7 +31,7 @@ from carbide.evasion._intervals import (
     averaged,
 )
 
-CONVOLUTIONS = {nn.Conv1d: nn.grad.conv1d_input, nn.Conv2d: nn.grad.conv2d_input, nn.Conv3d: nn.grad.conv3d_input}
+CONVOLUTIONS = {nn.Conv1d: turned.conv1d_input, nn.Conv2d: turned.conv2d_input, nn.Conv3d: turned.conv3d_input}
 
 
 class Affine(NamedTuple):
