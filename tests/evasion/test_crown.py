@@ -11,9 +11,10 @@ from torch import nn
 import carbide.evasion.prove.crown as crown
 from carbide.evasion._intervals import Box
 from carbide.evasion._linear_bounds import LinearBounds, Net, Region
+from carbide.evasion._tightening import rivals, tightened
 from carbide.evasion._lines import SIGMOID, TANH, bend, hinge
 from carbide.evasion.audit.apgd import APGD
-from carbide.evasion.prove.crown import CROWN, rivals, tightened
+from carbide.evasion.prove.crown import CROWN
 from carbide.evasion.prove.interval_bounds import IntervalBounds
 from carbide.models.torch_net import TorchModel
 from carbide.types import Case, InputError, LpBall, Space, decide, rng_for
@@ -61,7 +62,7 @@ def test_the_gaps_of_a_hundred_thousand_inputs_stay_above_the_bounds(name, p):
         low = bounds.lower(bounds.net.output, rivals(y, model.classes))
         loose = bounds_of(model, x.numpy(), p, eps, refine=False)
         assert (low >= loose.lower(loose.net.output, rivals(y, model.classes)) - 1e-6).all()
-        low = torch.maximum(low, tightened(bounds, rivals(y, model.classes), steps=3, goal=math.inf).detach())
+        low = torch.maximum(low, tightened(bounds, rivals(y, model.classes), steps=3, goal=math.inf).low)
         moves = torch.randn(50_000, *x.shape[1:], generator=generator)
         moves = moves.sign() if math.isinf(p) else moves / moves.flatten(1).norm(p=p, dim=1).reshape(-1, *[1] * (x.ndim - 1))
         seen = torch.stack([(model.module((x[i] + eps * moves).clamp(0, 1)) @ rivals(y, model.classes)[i].float().T).amin(0) for i in range(2)])
@@ -101,7 +102,7 @@ def test_between_nothing_and_the_truth_lies_the_triangle_relaxation(seed):
     with torch.no_grad():
         bounds = bounds_of(model, x, math.inf, eps)
         low = bounds.lower(bounds.net.output, rivals(y, 3))
-    best = tightened(bounds, rivals(y, 3), steps=150, goal=math.inf, rate=0.1)
+    best = tightened(bounds, rivals(y, 3), steps=150, goal=math.inf, rate=0.1).low
     hidden = [bounds.boxes[bounds.net.steps[node].parents[0]] for node in bounds.hinges()]
     gaps = []
     for i in range(3):

@@ -176,14 +176,17 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 class LinearBounds:
     """Bounds of every layer of a net over a batch of regions, as close as asked, and of any combination of a layer's outputs.
 
-    With ``refine`` the inputs of activations are bounded backwards wherever their interval leaves the matter open.
+    With ``refine`` the inputs of activations are bounded backwards wherever their interval leaves the matter open. ``known``
+    are boxes of layers that hold besides; where they contradict what follows from the others, no input is left and ``empty``
+    ``(n,)`` says so.
     """
 
-    def __init__(self, net: Net, region: Region, *, refine: bool = True) -> None:
+    def __init__(self, net: Net, region: Region, *, refine: bool = True, known: Mapping[fx.Node, Box] | None = None) -> None:
         self.net, self.region = net, region
         self.boxes: dict[fx.Node, Box] = {}
         self.rooms: dict[fx.Node, Tensor] = {}
         self.lines: dict[fx.Node, Any] = {}
+        self.empty = torch.zeros(len(region.clean), dtype=torch.bool, device=region.clean.device)
         values: dict[fx.Node, Any] = {}
         for node in net.run.graph.graph.nodes:
             step = net.steps.get(node)
@@ -196,11 +199,18 @@ class LinearBounds:
                 values[node] = region.box.widen(self.rooms[node])
             else:
                 values[node] = net._value(node, values)
+            if known is not None and node in known:
+                values[node] = self._meet(values[node], known[node])
             self.boxes[node] = values[node]
             self._prepare(step)
             if refine and step.affine is not None and any(net.steps[u].affine is None for u in node.users if u in net.steps) and self._gains(step):
                 values[node] = self._refined(step)
                 self.boxes[node] = values[node]
+
+    def _meet(self, a: Box, b: Box) -> Box:
+        lower, upper = torch.maximum(a.lower, b.lower), torch.minimum(a.upper, b.upper)
+        self.empty |= (lower > upper).flatten(1).any(1)
+        return Box(torch.minimum(lower, upper), upper)
 
     def _prepare(self, step: Step) -> None:
         """The step's room and the lines in its place."""
@@ -306,6 +316,7 @@ class LinearBounds:
         """The bounds of these rows."""
         found = copy.copy(self)
         found.region = self.region.take(rows)
+        found.empty = self.empty[rows]
         found.boxes = {node: box.map(lambda v: v[rows]) for node, box in self.boxes.items()}
         found.rooms = {node: room[rows] for node, room in self.rooms.items()}
         found.lines = {node: _taken(lines, rows) for node, lines in self.lines.items()}

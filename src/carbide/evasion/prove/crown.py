@@ -22,17 +22,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, fx
 
-from carbide.evasion._gradients import cut
 from carbide.evasion._linear_bounds import LinearBounds, Net, Region
+from carbide.evasion._tightening import needed, right, rivals, tightened
 from carbide.evasion.prove.interval_bounds import IntervalBounds
 from carbide.registry import Method
 from carbide.run import track
 from carbide.types import Access, Array, Case, Certificate, InputError, LpBall, Rng, Threat
 
 BATCH = 32
-ROOM = 1e-9  # what a gap of logits must exceed to decide a row
 SURE = "the net runs in inference mode in its stored precision; sums may be taken in any order"
 FIXED = "features that the space calls immutable do not change"
 
@@ -114,65 +112,6 @@ class CROWN(Method):
                     found = bounds.lower(net.output, gaps[rows])
             else:
                 bounds = bounds.take(torch.isin(part, rows).nonzero().squeeze(1))
-                found = tightened(bounds, gaps[rows], steps=self.alpha, goal=need[rows])
+                found = tightened(bounds, gaps[rows], steps=self.alpha, goal=need[rows]).low
             low[rows] = torch.maximum(low[rows], found)
         return (low > need).all(1).cpu().numpy()
-
-
-def right(model: Any, x: Array, y: Array) -> Array:
-    """Whether the model reads each row ``(n,)`` rightly as it is."""
-    from carbide.types import decide
-
-    return decide(model.predict(x), model.threshold) == y
-
-
-def rivals(y: Tensor, classes: int) -> Tensor:
-    """Coefficients ``(n, classes - 1, classes)`` of ``logit[y] - logit[j]`` for every other class j."""
-    each = torch.arange(classes, device=y.device)
-    others = each.expand(len(y), classes)[each != y[:, None]].reshape(len(y), classes - 1)
-    one_hot = torch.eye(classes, dtype=torch.float64, device=y.device)
-    return one_hot[y][:, None] - one_hot[others]
-
-
-def needed(model: Any, y: Tensor) -> Tensor:
-    """What a row's gap of logits ``(n,)`` must exceed to be decided as y at the model's threshold."""
-    shift = cut(model.threshold) * (2 * y - 1).double() if model.classes == 2 else torch.zeros_like(y, dtype=torch.float64)
-    return shift + ROOM * (1 + shift.abs())
-
-
-def tightened(bounds: LinearBounds, a: Tensor, *, steps: int, signs: dict[fx.Node, Tensor] | None = None,
-              goal: Tensor | float = 0.0, rate: float = 0.2) -> Tensor:  # fmt: skip
-    """The best lower bounds ``(n, k)`` of ``a . logits`` over ``steps`` gradient steps of the slopes below hinges.
-
-    ``signs`` ``(n, *shape)`` of the inputs of hinges (1 = known to be >= 0, -1 = <= 0) add a multiplier each (Wang et al.
-    2021, https://arxiv.org/abs/2103.06624). Every step's bound is sound, whatever the slopes and multipliers are; the steps
-    end when every bound exceeds ``goal``.
-    """
-    slopes: dict[fx.Node, Tensor] = {}
-    weights: dict[fx.Node, Tensor] = {}
-    for node in bounds.hinges():
-        start = bounds.lines[node].low.slope[:, None].expand(-1, a.shape[1], *bounds.net.steps[node].shape)
-        slopes[node] = start.clone().requires_grad_(True)
-        if signs is not None and bool(signs[node].any()):
-            weights[node] = torch.zeros_like(start).requires_grad_(True)
-    if not slopes:
-        return bounds.lower(bounds.net.output, a)
-    best = a.new_full(a.shape[:2], -math.inf)
-    optimizer = torch.optim.Adam([*slopes.values(), *weights.values()], lr=rate)
-    for step in range(steps + 1):
-        pushes = {node: weight * signs[node][:, None] for node, weight in weights.items()} if signs is not None else {}
-        low = bounds.lower(bounds.net.output, a, slopes=slopes, pushes=pushes)
-        best = torch.maximum(best, low.detach())
-        if step == steps or not low.requires_grad or bool((best > goal).all()):
-            break
-        optimizer.zero_grad(set_to_none=True)
-        (-low.sum()).backward()
-        optimizer.step()
-        for group in optimizer.param_groups:
-            group["lr"] *= 0.95
-        with torch.no_grad():
-            for node, slope in slopes.items():
-                slope.clamp_(bounds.lines[node].least, 1.0)
-            for weight in weights.values():
-                weight.clamp_(min=0.0)
-    return best
