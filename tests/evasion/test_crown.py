@@ -11,8 +11,8 @@ from torch import nn
 import carbide.evasion.prove.crown as crown
 from carbide.evasion._intervals import Box
 from carbide.evasion._linear_bounds import LinearBounds, Net, Region
-from carbide.evasion._tightening import rivals, tightened
 from carbide.evasion._lines import SIGMOID, TANH, bend, hinge
+from carbide.evasion._tightening import rivals, tightened
 from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.prove.crown import CROWN
 from carbide.evasion.prove.interval_bounds import IntervalBounds
