@@ -141,6 +141,22 @@ def test_what_it_does_not_know_is_refused_by_name(net, words):
     assert words in (IntervalBounds().refuses(Case(model=model, data=digits()), LpBall(eps=0.1)) or "")
 
 
+class Scaled(nn.Module):
+    def forward(self, x):
+        return torch.add(x, x, alpha=2)
+
+
+class Rising(nn.Module):
+    def forward(self, x):
+        return nn.functional.leaky_relu(x, -0.5)
+
+
+@pytest.mark.parametrize(("net", "words"), [(Scaled(), "add with alpha"), (Rising(), "leaky_relu with a negative slope")])
+def test_options_that_change_a_layer_are_not_overlooked(net, words):
+    with pytest.raises(InputError, match=words):
+        traced(net)
+
+
 def test_nets_of_probabilities_l0_balls_and_wrong_options_are_refused():
     model = linear([1.0], 0.0)
     case = Case(model=replace(model, outputs="probabilities"), data=digits())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -50,6 +50,7 @@ KEEPING_METHODS = {"relu", "clamp", "clip", "sigmoid", "tanh"}
 SHAPE_METHODS = {"size", "dim"}
 SIGNS = {operator.add: 1, operator.iadd: 1, torch.add: 1, operator.sub: -1, torch.sub: -1}
 FACTORS = {operator.mul, torch.mul, operator.truediv, torch.div}
+UNREAD = {"alpha": 1, "rounding_mode": None, "out": None, "return_indices": False}  # options of calls that are refused unless they change nothing
 UNFIT = {"sigmoid", "tanh"}  # among the methods, those that round
 
 _traced: weakref.WeakKeyDictionary[nn.Module, fx.GraphModule] = weakref.WeakKeyDictionary()
@@ -90,6 +91,11 @@ def _check(graph: fx.GraphModule, node: fx.Node) -> None:
     elif node.op == "call_function":
         calls = KEEPING_CALLS | SMOOTH_CALLS | MOVING_CALLS | AVERAGE_CALLS | set(SIGNS) | FACTORS | {F.linear, F.dropout, torch.cat, getattr}
         known, name = node.target in calls, getattr(node.target, "__name__", str(node.target))
+        odd = [key for key, plain in UNREAD.items() if node.kwargs.get(key, plain) != plain]
+        if node.target is F.leaky_relu and not slope_of(node) >= 0:
+            odd.append("a negative slope")
+        if odd:
+            known, name = False, f"{name} with {' and '.join(odd)}"
     elif node.op == "call_method":
         known, name = str(node.target) in MOVING_METHODS | KEEPING_METHODS | SHAPE_METHODS, str(node.target)
     else:
@@ -97,6 +103,11 @@ def _check(graph: fx.GraphModule, node: fx.Node) -> None:
     if not known:
         raise InputError(f"interval bounds do not know the layer {name} (node {node.name}); they know linear, convolution, pooling, batch norm, "
                          "flatten, additions and activations that keep order")  # fmt: skip
+
+
+def slope_of(node: fx.Node) -> Any:
+    """The slope below zero of a call of leaky ReLU."""
+    return node.args[1] if len(node.args) > 1 else node.kwargs.get("negative_slope", 0.01)
 
 
 def logit_gaps(module: nn.Module, box: Box, y: Tensor, rounding: float = 0.0) -> Tensor:
@@ -107,7 +118,7 @@ def logit_gaps(module: nn.Module, box: Box, y: Tensor, rounding: float = 0.0) ->
     Raises:
         InputError: as ``traced``.
     """
-    run = _Run(traced(module), rounding)
+    run = Pass(traced(module), rounding)
     last = run.last_linear()
     if last is None:
         logits = run.box(box)
@@ -125,16 +136,22 @@ def _last_gaps(layer: Any, hidden: Box, y: Tensor, rounding: float) -> Tensor:
     spread = torch.einsum("nkh,nh->nk", (weight[y][:, None] - weight[None]).abs(), radius)
     gaps = centre.gather(1, y[:, None]) - centre - spread
     if rounding:
-        size = _growth(weight.shape[1], rounding) * F.linear(middle.abs() + radius, weight.abs(), bias.abs())
+        size = growth(weight.shape[1], rounding) * F.linear(middle.abs() + radius, weight.abs(), bias.abs())
         gaps = gaps - size - size.gather(1, y[:, None])
     return gaps.scatter(1, y[:, None], 0.0)
 
 
-def _growth(terms: int, rounding: float) -> float:
+def growth(terms: int, rounding: float) -> float:
+    """The share of the sum of absolute terms that rounding can add to a sum of so many."""
     return 2 * (terms + 2) * rounding
 
 
-class _Run:
+def averaged(source: Tensor) -> int:
+    """More terms than an average over places of ``(n, channels, *places)`` can have."""
+    return max(64, source[0, 0].numel())
+
+
+class Pass:
     """One pass of boxes through a graph; tensors that do not depend on the input stay tensors."""
 
     def __init__(self, graph: fx.GraphModule, rounding: float) -> None:
@@ -157,24 +174,23 @@ class _Run:
         if node.op == "call_module":
             return self.graph.get_submodule(str(node.target))
         args, kwargs = (map_arg(part, lambda n: operator.attrgetter(str(n.target))(self.graph)) for part in (node.args[1:], node.kwargs))
-        return _Weights(*args, **kwargs)  # type: ignore[arg-type, misc]
+        return Weights(*args, **kwargs)  # type: ignore[arg-type, misc]
 
     def box(self, box: Box, until: fx.Node | None = None) -> Box:
         """The box of the net's output, or of one node's."""
         values: dict[fx.Node, Any] = {}
         for node in self.graph.graph.nodes:
-            if node.op == "placeholder":
-                values[node] = box
-            elif node.op == "output":
-                return map_arg(node.args[0], lambda n: values[n])  # type: ignore[return-value]
-            else:
-                args = map_arg(node.args, lambda n: values[n])
-                values[node] = self._step(node, args, map_arg(node.kwargs, lambda n: values[n]), box.lower.dtype)
-            if node is until:
+            values[node] = box if node.op == "placeholder" else self.value(node, values, box.lower.dtype)
+            if node is until or node.op == "output":
                 return values[node]
         raise AssertionError("a graph ends in an output")
 
-    def _step(self, node: fx.Node, args: Any, kwargs: Any, dtype: torch.dtype) -> Any:
+    def value(self, node: fx.Node, values: Mapping[fx.Node, Any], dtype: torch.dtype) -> Any:
+        """What a node gives: a box where it depends on the input, else what it is; ``values`` holds what the nodes before it give."""
+        args: Any = map_arg(node.args, lambda n: values[n])
+        kwargs: Any = map_arg(node.kwargs, lambda n: values[n])
+        if node.op == "output":
+            return args[0]
         if node.op == "get_attr":
             value = operator.attrgetter(str(node.target))(self.graph)
             return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -192,7 +208,7 @@ class _Run:
         if isinstance(layer, NORMS):
             return self._norm(layer, box)
         if isinstance(layer, AVERAGES):
-            return self._rounded(box.map(layer), box, 64)
+            return self._rounded(box.map(layer), box, averaged(box.lower))
         if isinstance(layer, SMOOTH):
             return self._rounded(box.map(layer), None, 4)
         if isinstance(layer, nn.Dropout | nn.Dropout2d):
@@ -204,13 +220,13 @@ class _Run:
         bias = None if layer.bias is None else layer.bias.to(weight.dtype)
 
         def apply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-            return F.linear(x, w, b) if isinstance(layer, nn.Linear | _Weights) else layer._conv_forward(x, w, b)
+            return F.linear(x, w, b) if isinstance(layer, nn.Linear | Weights) else layer._conv_forward(x, w, b)
 
         middle, radius = (box.lower + box.upper) / 2, (box.upper - box.lower) / 2
         centre, spread = apply(middle, weight, bias), apply(radius, weight.abs(), None)
         if self.rounding:
             terms = weight[0].numel()
-            spread = spread + _growth(terms, self.rounding) * apply(middle.abs() + radius, weight.abs(), None if bias is None else bias.abs())
+            spread = spread + growth(terms, self.rounding) * apply(middle.abs() + radius, weight.abs(), None if bias is None else bias.abs())
         return Box(centre - spread, centre + spread)
 
     def _norm(self, layer: Any, box: Box) -> Box:
@@ -233,7 +249,7 @@ class _Run:
         if not self.rounding:
             return out
         size = 1 + torch.maximum(out.lower.abs(), out.upper.abs()) if source is None else torch.maximum(source.lower.abs(), source.upper.abs()).amax()
-        return out.widen(_growth(terms, self.rounding) * size)
+        return out.widen(growth(terms, self.rounding) * size)
 
     def _method(self, name: str, box: Box, args: Any, kwargs: Any) -> Any:
         if name in SHAPE_METHODS:
@@ -252,7 +268,7 @@ class _Run:
         if target is F.dropout:
             return args[0]
         if target is F.linear:
-            return self._sum(_Weights(*args[1:], **kwargs), args[0])
+            return self._sum(Weights(*args[1:], **kwargs), args[0])
         if target in SIGNS:
             return self._add(args[0], args[1], SIGNS[target])
         if target in FACTORS:
@@ -262,7 +278,7 @@ class _Run:
         kwargs = {k: v for k, v in kwargs.items() if k != "inplace"}
         out = args[0].map(lambda t: target(t, *args[1:], **kwargs))
         if target in AVERAGE_CALLS:
-            return self._rounded(out, args[0], 64)
+            return self._rounded(out, args[0], averaged(args[0].lower))
         return self._rounded(out, None, 4) if target in SMOOTH_CALLS else out
 
     def _add(self, a: Any, b: Any, sign: int) -> Box:
@@ -279,7 +295,7 @@ class _Run:
         return self._rounded(out, out, 2)
 
 
-class _Weights(NamedTuple):
+class Weights(NamedTuple):
     """The weights of a functional linear call."""
 
     weight: Tensor
