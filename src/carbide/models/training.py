@@ -103,6 +103,19 @@ def pushed(module: nn.Module, loss: Tensor, gamma: float) -> Iterator[None]:
                 weight.copy_(old)
 
 
+def by_channel(module: nn.Module, x: Tensor) -> bool:
+    """Whether the module takes images ``(n, channels, height, width)`` laid out channels last; one that calls ``view`` may not."""
+    if x.ndim != 4 or not any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
+        return False
+    trial = copy.deepcopy(module).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        with torch.no_grad():
+            trial(x.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:  # what torch says where a view does not fit the layout; a module that fails in any layout fails again in training
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Inside, batches may pass in training mode; the running statistics of batch norm are put back on leaving."""
@@ -213,7 +226,10 @@ class _Training:
         self.steps = max(1, -(-len(self.x) // recipe.batch))
         if hasattr(recipe.objective, "prepare"):
             recipe.objective.prepare(module, dataset, generator)
-        self.optimizer = torch.optim.Adam(module.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
+        if by_channel(module, self.x[:2]):  # convolutions are a fifth quicker when a pixel's channels lie together
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.x = self.x.contiguous(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(module.parameters(), lr=recipe.rate, weight_decay=recipe.decay, fused=True)
         self.schedule = rate_schedule(self.optimizer, recipe.schedule, recipe.rate, recipe.epochs * self.steps)
         self.average = Average(module, recipe.ema) if recipe.ema else None
         self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
@@ -322,4 +338,4 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
 def train(module: nn.Module, dataset: Dataset, recipe: Any, generator: torch.Generator) -> None:
     """Train the module in place as the recipe (a ``TorchRecipe``) says; it ends in inference mode."""
     _Training(module, dataset, recipe, generator).run()
-    module.eval()
+    module.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
