@@ -131,12 +131,19 @@ def _candidates(case: Case, ask: Ask) -> tuple[list[_Candidate], list[Skip]]:
         form = registry.method(ask.threat.room, "harden", name).form
         for strength in method.strengths():
             try:
-                recipe = Wrapped(inner=case.recipe, wrapper=strength) if form == "model" else strength(case.recipe, ask.threat)
+                recipe = Wrapped(inner=case.recipe, wrapper=strength) if form == "model" else strength(_given(case, strength), ask.threat)
                 found.append(_measure(case, ask, name, strength, recipe))
             except InputError as error:
                 skipped.append(Skip(method=name, threat=ask.words(), reason=str(error)))
                 break
     return found, skipped
+
+
+def _given(case: Case, method: Method) -> Recipe:
+    """The case's recipe, with the weights of its model where a defence goes on from them."""
+    assert case.recipe is not None
+    starting: Any = getattr(case.recipe, "starting_from", None)
+    return starting(case.model) if starting is not None and getattr(method, "start", "") == "weights" else case.recipe
 
 
 def _measure(case: Case, ask: Ask, name: str, method: Method | None, recipe: Recipe) -> _Candidate:

@@ -50,6 +50,7 @@ FURTHER = {"lightgbm": ("deterministic", "force_row_wise", "force_col_wise", "ve
                         "extra_trees", "max_delta_step", "min_data_in_bin", "monotone_constraints", "feature_fraction_bynode", "bagging_seed",
                         "feature_fraction_seed", "data_random_seed", "cat_smooth", "cat_l2", "max_cat_threshold", "boost_from_average",
                         "sigmoid")}  # fmt: skip
+OBJECTS = ("perturb", "objective", "watch", "start")  # of a torch recipe, which a file cannot hold
 NEED_MORE = {
     "early_stopping_rounds": "a second data set to stop by",
     "callbacks": "code",
@@ -177,7 +178,7 @@ def _torch(value: Any, space: Space, classes: int) -> Recipe:
     except ImportError as error:
         raise InputError("a torch recipe needs the torch extra; install it with: pip install 'carbide[torch]'") from error
     given = {str(key): item for key, item in (value or {}).items()}
-    types = {f.name: f.type for f in dataclasses.fields(TorchRecipe) if f.init and f.name != "perturb"}
+    types = {f.name: f.type for f in dataclasses.fields(TorchRecipe) if f.init and f.name not in OBJECTS}
     _only(set(given), tuple(types), "recipe torch")
     for key, item in given.items():
         given[key] = _typed(key, item, str(types[key]))

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from carbide.models._files import one_line
 from carbide.models._fingerprint import fingerprint
 from carbide.models.callables import resolve
 from carbide.models.packing import allow_factory, check_allowed
-from carbide.run import track
+from carbide.models.training import SCHEDULES, Objective, Perturb, Watch, train
 from carbide.types import WHITE_BOX, Access, Array, Dataset, InputError, Rng, Space, rng_for
 
 OUTPUTS = ("logits", "probabilities")
@@ -217,21 +218,6 @@ def probe_outputs(model: TorchModel, answers: str) -> TorchModel:
     return replace(model, outputs=found if answers == "auto" else answers)
 
 
-class Perturb(Protocol):
-    """What adversarial training does to a batch: a frozen dataclass that maps ``(module, x, y, generator)`` to inputs."""
-
-    def __call__(self, module: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor: ...
-
-
-class Objective(Protocol):
-    """What training minimises instead of the cross-entropy: a frozen dataclass that gives the batch's loss, a scalar.
-
-    ``progress`` in [0, 1) is the share of the training that is done, ``space`` the geometry of the inputs.
-    """
-
-    def __call__(self, module: nn.Module, x: Tensor, y: Tensor, *, progress: float, generator: torch.Generator, space: Space) -> Tensor: ...
-
-
 def make_module(factory: Any, options: Mapping[str, Any]) -> nn.Module:
     """The module that a factory (a callable or ``"package.module:name"``) makes with these options.
 
@@ -262,11 +248,14 @@ def _address(factory: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TorchRecipe:
-    """Training of a torch classifier with cross-entropy, Adam and a one-cycle learning rate.
+    """Training of a torch classifier with cross-entropy, Adam and a learning rate that follows ``schedule``.
 
     ``perturb`` changes each batch before the step (adversarial training); ``smoothing`` is label smoothing; ``objective``
-    takes the place of the cross-entropy (certified training), and then ``smoothing`` is not used. Everything is decided
-    by the rng: two fits with the same state on the same machine give the same weights.
+    takes the place of the cross-entropy (certified training), and then ``smoothing`` is not used. ``ema`` > 0 keeps the
+    running mean of the weights with that decay; ``awp`` > 0 takes gradients at weights that were moved up the loss by that
+    share of their norm; ``watch`` chooses weights on rows held out of the training rows; ``start`` is a safetensors file of
+    weights from which training starts (empty = fresh ones). Everything is decided by the rng: two fits with the same state
+    on the same machine give the same weights.
     """
 
     factory: Any
@@ -279,21 +268,48 @@ class TorchRecipe:
     device: str = "cpu"
     perturb: Perturb | None = None
     objective: Objective | None = None
+    schedule: str = "one-cycle"
+    ema: float = 0.0
+    awp: float = 0.0
+    watch: Watch | None = None
+    start: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"schedule is {self.schedule!r}; choose {', '.join(SCHEDULES)}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"ema is {self.ema}; give the decay of the weights' running mean in [0, 1), e.g. 0.995, 0 = none")
+        if not (math.isfinite(self.awp) and self.awp >= 0):
+            raise InputError(f"awp is {self.awp}; give a share of the weights' norm >= 0, e.g. 0.01")
         if isinstance(self.factory, str):
             allow_factory(self.factory)
 
     def fit(self, dataset: Dataset, rng: Rng) -> TorchModel:
-        """A model trained on the data set from fresh weights."""
+        """A model trained on the data set, from fresh weights or from ``start``.
+
+        Raises:
+            InputError: if ``start`` does not fit the module.
+        """
         seed = int(rng.integers(2**31))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = make_module(self.factory, self.options).to(self.device)
+        if self.start:
+            load_weights(module, self.start, name="the weights to start from")
         train(module, dataset, self, torch.Generator(device="cpu").manual_seed(seed))
         return TorchModel(
             module=module, space=dataset.space, classes=dataset.classes, device=self.device, factory=_address(self.factory), options=self.options
         )
+
+    def starting_from(self, model: Any) -> TorchRecipe:
+        """The same recipe, starting from a torch model's weights.
+
+        Raises:
+            InputError: if the model is no torch model.
+        """
+        if not isinstance(getattr(model, "module", None), nn.Module):
+            raise InputError(f"the model is a {type(model).__name__}, which has no weights to start from; choose start: scratch")
+        return replace(self, start=weights_bytes(model.module))
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the training."""
@@ -304,32 +320,9 @@ class TorchRecipe:
         said["options"] = dict(self.options)
         said["perturb"] = repr(self.perturb)
         said["objective"] = repr(self.objective)
+        said["watch"] = repr(self.watch)
+        said["start"] = hashlib.sha256(self.start).hexdigest() if self.start else "fresh weights"
         return {"recipe": "torch", **said}
-
-
-def train(module: nn.Module, dataset: Dataset, recipe: TorchRecipe, generator: torch.Generator) -> None:
-    """Train the module in place as the recipe says; it ends in inference mode."""
-    x = torch.as_tensor(dataset.x, dtype=torch.float32, device=recipe.device)
-    y = torch.as_tensor(dataset.y, device=recipe.device)
-    steps = max(1, -(-len(x) // recipe.batch))
-    optimizer = torch.optim.Adam(module.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.epochs * steps)
-    loss = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
-    for epoch in track(range(recipe.epochs), label="training epochs"):
-        order = torch.randperm(len(x), generator=generator).to(recipe.device)
-        for step, rows in enumerate(order.split(recipe.batch)):
-            batch = x[rows] if recipe.perturb is None else recipe.perturb(module, x[rows], y[rows], generator)
-            module.train()
-            optimizer.zero_grad(set_to_none=True)
-            if recipe.objective is None:
-                cost = loss(module(batch), y[rows])
-            else:
-                progress = (epoch * steps + step) / (recipe.epochs * steps)
-                cost = recipe.objective(module, batch, y[rows], progress=progress, generator=generator, space=dataset.space)
-            cost.backward()
-            optimizer.step()
-            schedule.step()
-    module.eval()
 
 
 def clone(module: nn.Module) -> nn.Module:

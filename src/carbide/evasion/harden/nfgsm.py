@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from carbide.evasion._adversarial import AdversarialTraining
 from carbide.evasion._gradients import unit
-from carbide.registry import Method
-from carbide.types import Access, Case, InputError, LpBall, Threat
+from carbide.types import InputError, LpBall
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,41 +46,31 @@ class NFgsmPerturb:
         step = gradient.sign() if math.isinf(self.p) else unit(gradient, self.p)
         return (start + self.step * self.eps * step).detach()
 
+    def smaller(self) -> NFgsmPerturb:
+        """The same with half the step, after a collapse."""
+        return replace(self, step=self.step / 2)
+
 
 @dataclass(frozen=True, kw_only=True)
-class NFGSM(Method):
-    """N-FGSM adversarial training at ``scale`` times the threat's eps, for ``stretch`` times the epochs.
+class NFGSM(AdversarialTraining):
+    """N-FGSM adversarial training: one step of ``step * eps`` after noise of ``noise * eps``, with the batch halved.
 
-    The learning rate is multiplied by ``pace`` and the batch halved, without weight decay: a harder task takes more steps.
+    A harder task takes more steps, hence the batch. When training collapses on rows held out, the step is halved too.
     """
 
-    scale: float = 1.0
-    stretch: float = 1.0
-    pace: float = 3.0
     step: float = 1.0
     noise: float = 2.0
-    threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
-    needs: ClassVar[Access] = Access.GRADIENTS
-    trains: ClassVar[bool] = True
+    factors: ClassVar[tuple[str, ...]] = ("scale", "stretch", "pace", "step")
 
     def __post_init__(self) -> None:
-        for name in ("scale", "stretch", "pace", "step"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"nfgsm: {name} is {getattr(self, name)}; give a factor > 0")
+        super().__post_init__()
         if not self.noise >= 0:
             raise InputError(f"nfgsm: noise is {self.noise}; give a multiple of eps >= 0")
-
-    def refuses(self, case: Case, threat: Threat) -> str | None:
-        """It needs a torch recipe and a norm with a steepest step."""
-        if isinstance(threat, LpBall) and threat.p in (0, 1):
-            return f"it has no steepest step for L{int(threat.p)} changes; choose linf or l2"
-        return None if hasattr(case.recipe, "perturb") else "it trains torch recipes only"
 
     def __call__(self, recipe: Any, threat: LpBall) -> Any:
         """The recipe with every batch moved as the threat's attacker would."""
         perturb = NFgsmPerturb(eps=self.scale * threat.eps, p=threat.p, step=self.step, noise=self.noise)
-        return replace(recipe, perturb=perturb, epochs=max(1, round(self.stretch * recipe.epochs)), rate=self.pace * recipe.rate,
-                       batch=max(1, recipe.batch // 2), decay=0.0)  # fmt: skip
+        return self.hardened(recipe, threat, perturb=perturb, batch=max(1, recipe.batch // 2))
 
     def strengths(self) -> tuple[NFGSM, ...]:
         """Half the threat's eps, then all of it."""
