@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from carbide.evasion._inner import PgdPerturb
-from carbide.evasion._intervals import NORMS, SUMS, Box, _last_gaps, _Run, traced
+from carbide.evasion._intervals import NORMS, SUMS, Box, Pass, _last_gaps, traced
 from carbide.types import Case, Dataset, LpBall, Space, Threat
 
 TOLERANCE = 0.5  # ratios below this share are regularised, as in the paper
@@ -36,7 +36,7 @@ class Bounded(NamedTuple):
     boxes: list[Box]
 
 
-class _Layers(_Run):
+class _Layers(Pass):
     """A pass of boxes that normalises with the statistics of a clean batch and notes what enters each rectifier."""
 
     def __init__(self, graph: fx.GraphModule, statistics: dict[nn.Module, tuple[Tensor, Tensor]]) -> None:
