@@ -207,6 +207,13 @@ class Lie(nn.Module):
         return _Lie.apply(x)
 
 
+class Difference(nn.Module):
+    """Two logits as one."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z[:, 1:] - z[:, :1]
+
+
 class Jpeg(nn.Module):
     """Blocks of a cosine transform, rounded, outside of autograd."""
 
@@ -440,8 +447,8 @@ DEFECTS = (
     bad("labels in reverse", "label order", "refused", lambda: turned(trained("cnn"), list(range(9, -1, -1)))),
     bad("labels swapped, two classes", "label order", "refused", lambda: turned(trained("mlp"), [1, 0]), TABLE),
     bad("NaN in weights, hidden", "NaN", "refused", lambda: poisoned(trained("mlp")), TABLE),
-    bad("one sigmoid output", "one output", "repaired", lambda: Wrapped(trained("mlp"), after=lambda z: torch.sigmoid(z[:, 1:] - z[:, :1])), TABLE),
-    bad("one logit", "one output", "repaired", lambda: Wrapped(trained("mlp"), after=lambda z: z[:, 1] - z[:, 0]), TABLE),
+    bad("one sigmoid output", "one output", "repaired", lambda: nn.Sequential(trained("mlp"), Difference(), nn.Sigmoid()), TABLE),
+    bad("one logit", "one output", "repaired", lambda: nn.Sequential(trained("mlp"), Difference(), nn.Flatten(0)), TABLE),
     bad("a detector's class", "classes", "refused", lambda: Wrapped(trained("cnn"), after=split_class), door=True),
     bad("reads memory as it lies", "memory layout", "repaired", lambda: Viewing(trained("digits"))),
 )  # fmt: skip

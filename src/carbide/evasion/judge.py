@@ -142,6 +142,8 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
     ran = [name for name, method in sorted(methods.items(), key=lambda m: (_rank(m[1]), m[0])) if _run(case, threat, name, method, tally)]
     if case.model.digest() != before:
         raise _Changed(CHANGED)
+    if exam.random:
+        _settle_draws(case, threat, tally)
     if not ran:
         return Section(threat=threat.words(), room="evasion", skipped=tuple(tally.skipped), examination=exam.symptoms)
     figures = _figures(case, threat, {name: methods[name] for name in ran}, tally, metric)
@@ -152,6 +154,13 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
     findings = (*_headline(case, threat, tally, metric, [methods[name] for name in ran], ran), *tally.findings)
     return Section(threat=threat.words(), room="evasion", findings=findings, figures=figures, evidence=evidence, skipped=tuple(tally.skipped),
                    examination=exam.symptoms)  # fmt: skip
+
+
+def _settle_draws(case: Case, threat: Threat, tally: _Tally) -> None:
+    """Judge all witnesses of a random model once more, together: an attack had many tries, and the luckiest of them is no evidence."""
+    outcome = judge(case.model, tally.data.x, tally.data.y, tally.witness, threat, tally.data.space)
+    tally.broken, tally.cost = outcome.success, outcome.cost
+    tally.by[~outcome.success] = ""
 
 
 def metric_of(case: Case, threat: Threat) -> str:
@@ -365,7 +374,7 @@ def _curve(case: Case, threat: LpBall, ran: Mapping[str, Method], tally: _Tally,
         if size == 1 or len(rows) == 0:
             continue
         outcome = attempt(case, replace(threat, eps=eps), name, method.quick(), tally.data.take(rows), label=f"curve {size}", exam=tally.exam)
-        if size < 1:  # a smaller change that does it as well is better evidence
+        if size < 1 and not tally.exam.random:  # a smaller change that does it as well is better evidence
             tally.take(rows, outcome, name)
         reach[rows] = np.minimum(reach[rows], np.where(outcome.success, outcome.cost, np.inf))
     eps = np.array([0.0, *(g * threat.eps for g in GRID)])

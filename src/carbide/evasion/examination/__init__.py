@@ -20,12 +20,14 @@ import numpy as np
 from carbide.evasion.examination.votes import Asked
 from carbide.models.examination import answers_vary, refuse, spread_rows
 from carbide.models.examination.calls import NEAR
+from carbide.models.examination.seeds import seeded
 from carbide.run import remember
 from carbide.types import Access, Array, Dataset, LpBall, Model, Symptom, Threat, rng_for
 
 __all__ = ["Examination", "budget", "examine"]
 
 ROWS = 64
+SEED = 20180201
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +64,8 @@ def examine(model: Model, data: Dataset, threat: Threat) -> Examination:
     """What is wrong with a model for attacks within a threat, from at most 64 rows of ``data``; remembered."""
 
     def compute() -> dict[str, Any]:
-        found = _examine(model, data.take(spread_rows(len(data), ROWS)), threat)
+        with seeded(model, SEED):
+            found = _examine(model, data.take(spread_rows(len(data), ROWS)), threat)
         return {"symptoms": list(found.symptoms), "repair": dict(found.repair), "random": found.random}
 
     found = remember("examination", (model, data.x, data.y, threat, "evasion"), compute)
@@ -72,7 +75,7 @@ def examine(model: Model, data: Dataset, threat: Threat) -> Examination:
 def _examine(model: Any, few: Dataset, threat: Threat) -> Examination:
     gap, moved = answers_vary(model, few.x)
     random = gap > NEAR
-    symptoms = [_random(gap, moved)] if random else []
+    symptoms = [_random(gap, moved, model, few.x)] if random else []
     if not isinstance(threat, LpBall):
         return Examination(symptoms=tuple(symptoms), random=random)
     symptoms += budget(threat, few.x)
@@ -87,9 +90,12 @@ def _examine(model: Any, few: Dataset, threat: Threat) -> Examination:
     return Examination(symptoms=(*symptoms, *found, *more), repair=made, random=random)
 
 
-def _random(gap: float, moved: float) -> Symptom:
+def _random(gap: float, moved: float, model: Model, x: Array) -> Symptom:
+    asked = Asked(model)
+    fixed = np.array_equal(asked.labels(x), asked.labels(x))
     return Symptom(name="randomness", done="repaired",
-                   value=f"the same rows get other answers when asked again (by up to {gap:.2g}; {moved:.0%} get another label)",
+                   value=f"the same rows get other answers when asked again (by up to {gap:.2g}; {moved:.0%} get another label)"
+                   + ("" if fixed else ", and its draws cannot be seeded, so that figures do not repeat"),
                    mend="gradient attacks follow the mean of several draws, the judge takes what most draws answer")  # fmt: skip
 
 

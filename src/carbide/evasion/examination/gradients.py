@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from carbide.evasion._gradients import Ball, margins, unit
 from carbide.evasion.examination.truth import Truth, compare, slope
 from carbide.evasion.examination.views import Passing, Repair, View, frozen
-from carbide.evasion.examination.votes import seeded
+from carbide.models.examination.seeds import seeded
 from carbide.types import Array, LpBall, Rng, Symptom, decide
 
 ROWS = 16  # rows whose gradients are looked at
@@ -28,6 +28,7 @@ STEPS = 8  # of the short attack by which a repair is tried
 BETTER = 1.2  # how much further than the old gradient a repair must get to count
 DRAWS = 8  # answers whose mean a gradient attack follows where answers are random
 SEED = 20180802
+NO_VIEW = "no view gets further than the gradient itself: read the figures of attacks without gradients beside it"
 GUARD = "guard roots, logarithms and divisions in the model"
 HALF = (torch.float16, torch.bfloat16)
 
@@ -58,12 +59,32 @@ def examine_gradients(model: Any, x: Array, y: Array, threat: LpBall, rng: Rng, 
     probe = _probe(model, x, y, threat)
     found: list[Symptom] = []
     repair = Repair(draws=DRAWS if random else 1)
-    for look in (_watched, _precision, _structure):
+    if random and probe.twin.dtype == torch.float64:
+        repair = replace(repair, double=True, caution=_spread_of_draws(probe))
+    if random and not _repeats(probe):
+        return [], repair  # two looks at such a gradient cannot be compared
+    for look in (_precision, _structure) if random else (_watched, _precision, _structure):
         symptoms, repair = look(probe, repair, rng)
         found += symptoms
         if any(s.done == "refused" for s in symptoms):
             break
     return found, repair
+
+
+def _repeats(probe: Probe) -> bool:
+    """Whether a random model's draws can be seeded."""
+    score = probe.margin(probe.model)
+    first, again = (_ask(score, probe.ball.clean, probe) for _ in range(2))
+    return bool(torch.equal(first, again))
+
+
+def _spread_of_draws(probe: Probe) -> float:
+    """The standard deviation of a row's margin from draw to draw, averaged over rows."""
+    found = []
+    for number in range(DRAWS):
+        with torch.no_grad(), seeded(probe.model, SEED + number):
+            found.append(margins(probe.twin.logits(probe.ball.clean), probe.y, probe.model.threshold))
+    return float(torch.stack(found).std(0).mean())
 
 
 def _probe(model: Any, x: Array, y: Array, threat: LpBall) -> Probe:
@@ -76,7 +97,8 @@ def _probe(model: Any, x: Array, y: Array, threat: LpBall) -> Probe:
     except RuntimeError:  # the module holds tensors of a fixed dtype that float64 does not mix with
         twin = replace(model, module=frozen(model.module, double=False))
     wide = threat if threat.p in (2, math.inf) and threat.eps > 0 else LpBall(eps=0.05 * float(np.ptp(x[rows])) or 0.05)
-    return Probe(model=model, twin=twin, x=x[rows], y=torch.as_tensor(y[rows], device=model.device), ball=Ball.of(twin, x[rows], wide))
+    still = replace(model, module=frozen(model.module, double=False))  # its parameters want no gradient, and nothing can change the user's
+    return Probe(model=still, twin=twin, x=x[rows], y=torch.as_tensor(y[rows], device=model.device), ball=Ball.of(twin, x[rows], wide))
 
 
 # Is it the model that is asked? ----------------------------------------------------------------------------------------
@@ -137,9 +159,12 @@ def _precision(probe: Probe, repair: Repair, rng: Rng) -> tuple[list[Symptom], R
     if faded > SHARE and gap < 80 and probe.model.dtype not in HALF:
         found.append(_rounded("vanishing gradient", f"the gradient is exactly 0 at {faded:.0%} of the inputs, but not in float64", double))
     elif max(faded, flat) > SHARE:
-        found.append(Symptom(name="saturation", done="repaired", value=f"the cross-entropy has no gradient at {max(faded, flat):.0%} of the inputs "
-                             f"(the logits' median margin is {gap:.3g})", mend="attacks compute in float64 on logits divided by that margin"))  # fmt: skip
+        repair = replace(repair, double=double, inner=probe.model.outputs.endswith(("probabilities", "probability")))
+        with torch.no_grad():
+            gap = float(probe.margin(View(probe.model, repair))(probe.ball.clean).abs().nan_to_num(0.0).median())
         repair = replace(repair, scale=max(gap / 5, 1.0))
+        found.append(Symptom(name="saturation", done="repaired", value=f"the cross-entropy has no gradient at {max(faded, flat):.0%} of the inputs "
+                             f"(the logits' median margin is {gap:.3g})", mend=f"attacks compute {'in float64 ' * double}on logits divided by {repair.scale:.3g}"))  # fmt: skip
     mended = any(s.done == "repaired" for s in found)
     return found, replace(repair, double=double) if mended else repair
 
@@ -190,9 +215,7 @@ def _structure(probe: Probe, repair: Repair, rng: Rng) -> tuple[list[Symptom], R
         probe.twin.logits(probe.ball.clean.detach().requires_grad_(True))
     name, value = _named(truth, passing.seen, hard)
     better = None if hard else _best(probe, repair, passing.seen, rng)
-    done, mend = (
-        ("noted", "gradients cannot be trusted: read the figures of attacks without gradients") if better is None else ("repaired", _mended(better))
-    )
+    done, mend = ("noted", NO_VIEW) if better is None else ("repaired", _mended(better))
     return [*found, Symptom(name=name, value=value, done=done, mend=mend)], repair if better is None else better
 
 
@@ -233,6 +256,8 @@ def _mended(repair: Repair) -> str:
         return f"attacks pass the gradient through {', '.join(repair.layers)} as the identity"
     if repair.passing:
         return "attacks pass the gradient through rounding, sign and detach as the identity"
+    if repair.estimate:
+        return f"attacks measure the gradient from answers at inputs {repair.estimate:g} away"
     return f"attacks follow the mean gradient of inputs within {repair.noise:g}"
 
 
@@ -243,7 +268,8 @@ def _best(probe: Probe, repair: Repair, seen: set[str], rng: Rng) -> Repair | No
     layers = _untrue_layers(probe, rng)
     through = [replace(double, passing=True)] * bool(seen) + [replace(double, layers=layers)] * bool(layers)
     around = [replace(double, noise=probe.ball.eps * share / _reach(probe.ball)) for share in (0.5, 1.0)]
-    for tries in (through, around):  # means over many inputs are dear, so they come last
+    measured = [replace(double, estimate=0.5 * probe.ball.eps / _reach(probe.ball))]
+    for tries in (through, around, measured):  # many inputs a step are dear, so they come last
         falls = [_fall(probe, View(probe.model, t, seed=SEED)) for t in tries]
         if falls and max(falls) > bar:
             return tries[int(np.argmax(falls))]

@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,14 +25,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from carbide.evasion._gradients import cut
-from carbide.evasion.examination.votes import seeded
+from carbide.evasion._gradients import SURE, cut
+from carbide.models.examination.seeds import seeded
 from carbide.types import Array
 
 STEPS = frozenset({"round", "round_", "floor", "floor_", "ceil", "ceil_", "trunc", "trunc_", "fix", "sign", "sign_", "sgn", "__floordiv__"})
 INPLACE = frozenset({"round_", "floor_", "ceil_", "trunc_", "sign_"})
 STOPS = frozenset({"detach", "__get__"})  # __get__ reads tensor.data, among other attributes
 READ_DATA = inspect.getattr_static(Tensor, "data").__get__
+PAIRS = 32  # of answers from which a gradient is measured
 CASTS = frozenset({"to", "type", "int", "long", "short", "byte", "char"})
 
 
@@ -44,6 +47,29 @@ class _Through(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return grads[0], None
+
+
+class _Estimated(torch.autograd.Function):
+    """Forward ``ask(x)``; backward from pairs of answers at ``x + size * u`` and ``x - size * u`` for directions ``u`` at right angles."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ask: Callable[[Tensor], Tensor], size: float, seed: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.ask, ctx.size, ctx.seed = ask, size, seed
+        return ask(x).clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        d = x[0].numel()
+        generator = torch.Generator(device=x.device).manual_seed(ctx.seed)
+        draws = torch.randn((d, min(PAIRS, d)), generator=generator, device=x.device, dtype=torch.float32)
+        ways = torch.linalg.qr(draws).Q.T.to(x.dtype) * math.sqrt(d)  # orthogonal, each feature moves by about ``size``
+        found = torch.zeros_like(x)
+        for way in ways.reshape(-1, *x.shape[1:]):
+            rise = ((ctx.ask(x + ctx.size * way) - ctx.ask(x - ctx.size * way)) / (2 * ctx.size) * grads[0]).sum(1)
+            found += rise.reshape(-1, *[1] * (x.ndim - 1)) * way / d
+        return found, None, None, None
 
 
 class Passing(TorchFunctionMode):
@@ -83,7 +109,9 @@ class Repair:
 
     ``double``: computed in float64. ``passing``: under ``Passing``. ``layers``: modules whose way back is the identity.
     ``draws``: the mean of so many answers. ``noise``: the gradient is averaged over inputs up to so far away (input units).
-    ``scale``: logits are divided by it. ``undo``: a softmax too many is taken back.
+    ``estimate``: the gradient is measured from answers at inputs so far away (Ilyas et al. 2018, https://arxiv.org/abs/1804.08598).
+    ``inner``: logits are read where the module's last softmax or sigmoid takes them. ``scale``: they are divided by it. ``undo``: a softmax too many is taken back. ``caution``: a row counts as broken in an
+    attack's loop only where its margin is so far below 0, lest a lucky draw end the search.
     """
 
     double: bool = False
@@ -91,8 +119,11 @@ class Repair:
     layers: tuple[str, ...] = ()
     draws: int = 1
     noise: float = 0.0
+    estimate: float = 0.0
+    inner: bool = False
     scale: float = 1.0
     undo: bool = False
+    caution: float = 0.0
 
     @property
     def needed(self) -> bool:
@@ -126,6 +157,9 @@ class View:
             self._calls += 1
             with seeded(self.model, (self.seed + self._calls) % 2**62):
                 return self._cure(torch.stack([self._ask(x) for _ in range(r.draws)]).mean(0))
+        if r.estimate and x.requires_grad:
+            self._calls += 1
+            return self._cure(_Estimated.apply(x, self._still, r.estimate, (self.seed + self._calls) % 2**62))
         out = self._ask(x)
         if r.noise and x.requires_grad:
             near = torch.stack([self._ask(x + shift) for shift in self._shifts(x)]).mean(0)
@@ -138,11 +172,17 @@ class View:
 
     def _ask(self, x: Tensor) -> Tensor:
         with Passing() if self.repair.passing else contextlib.nullcontext():
-            return self.inner.logits(x.contiguous())
+            return inner_logits(self.inner, x.contiguous()) if self.repair.inner else self.inner.logits(x.contiguous())
+
+    def _still(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._ask(x)
 
     def _cure(self, z: Tensor) -> Tensor:
         if self.repair.undo:
             z = undone(z)
+        if self.repair.caution:  # surely_broken compares a margin with the size of the logits; softmax does not see what all have in common
+            z = z - z.detach().amax(1, keepdim=True) + self.repair.caution / SURE
         if self.repair.scale == 1:
             return z
         if z.shape[1] != 2:
@@ -150,6 +190,33 @@ class View:
         middle = cut(self.model.threshold)
         gap = (z[:, 1] - z[:, 0] - middle) / self.repair.scale + middle
         return torch.stack([torch.zeros_like(gap), gap], 1)
+
+
+class _Last(TorchFunctionMode):
+    """Keeps what the last softmax or sigmoid took and gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.took: Tensor | None = None
+        self.gave: Any = None
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in ("softmax", "sigmoid") and args:
+            self.took, self.gave = args[0], out
+        return out
+
+
+def inner_logits(model: Any, x: Tensor) -> Tensor:
+    """Logits ``(n, k)`` from before the softmax or sigmoid that the module ends with; the model's own where it ends otherwise."""
+    with _Last() as last:
+        out = model.module(x)
+    if last.took is None or out.numel() != last.gave.numel() or not torch.equal(out.flatten(), last.gave.flatten()):
+        return model.logits(x)
+    if model.outputs == "one probability":
+        second = last.took.reshape(len(x))
+        return torch.stack([torch.zeros_like(second), second], 1)
+    return last.took
 
 
 def undone(z: Tensor) -> Tensor:
