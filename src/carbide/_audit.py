@@ -13,7 +13,8 @@ from typing import Any
 
 from carbide import registry
 from carbide.registry import Method
-from carbide.types import Case, Flips, InputError, Section, Skip, Threat
+from carbide.run import remember
+from carbide.types import Case, Flips, InputError, Section, Skip, Symptom, Threat
 
 __all__ = ["Ask", "Flips", "attacks", "audit_case", "judge_of"]
 
@@ -75,14 +76,31 @@ def attacks(case: Case, ask: Ask) -> tuple[dict[str, Method], list[Skip]]:
 
 
 def audit_case(case: Case, asks: Sequence[Ask], *, quick: bool = False) -> tuple[Section, ...]:
-    """One section a threat, in the order asked; ``quick`` takes each attack's cheaper variant.
+    """One section a threat, in the order asked; ``quick`` takes each attack's cheaper variant of a model that was examined before.
 
     Raises:
-        InputError: if no threat is asked about.
+        InputError: if no threat is asked about, or the examination of the model refuses it.
     """
     if not asks:
         raise InputError("no threat is named; name at least one, e.g. threats: [{evasion: {norm: linf, eps: 0.1}}]")
-    return tuple(_audit_one(case, ask, quick) for ask in asks)
+    seen = () if quick else _examined(case)
+    return tuple(_with(_audit_one(case, ask, quick), seen) for ask in asks)
+
+
+def _examined(case: Case) -> tuple[Symptom, ...]:
+    """What the examination sees in the model's answers, before any threat is tried."""
+    from carbide.models.examination import examine, refuse
+
+    train, test = case.data.train, case.data.test
+    found = tuple(remember("examination", (case.model, train.x, test.x, test.y), lambda: list(examine(case.model, train, test))))
+    refuse(found)
+    return found
+
+
+def _with(section: Section, seen: Sequence[Symptom]) -> Section:
+    """The section with these symptoms before its own; what the room says of the same symptom counts."""
+    own = {symptom.name for symptom in section.examination}
+    return replace(section, examination=(*(s for s in seen if s.name not in own), *section.examination))
 
 
 def _audit_one(case: Case, ask: Ask, quick: bool) -> Section:

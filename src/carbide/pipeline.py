@@ -211,7 +211,7 @@ def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timin
     parts = {"train": len(job.data.train), "validation": len(job.data.validation), "test": len(job.data.test)}
     data = DataFacts(name=job.data.test.name, rows=parts, classes=job.data.test.class_names, features=int(np.prod(job.data.test.space.shape)), notes=job.notes,
                      positives=job.positives)  # fmt: skip
-    warnings = [*_worse(phases)]
+    warnings = [*_symptoms(phases), *_worse(phases)]
     if hardened is not None:
         if not hardened.changed:
             warnings.append(
@@ -222,6 +222,13 @@ def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timin
                       options=hardened.options if hardened else (), not_tested=_not_tested(job, phases, model), warnings=tuple(warnings),
                       next_steps=_next_steps(hardened is not None))  # fmt: skip
     return replace(results, gate=judge_gate(parse_gate(job.gate), results)) if job.gate else results
+
+
+def _symptoms(phases: Sequence[Phase]) -> list[str]:
+    """What the examination of each model saw, once."""
+    seen = [f"the {phase.name} model: {symptom.name} ({symptom.done}): {symptom.words()}"
+            for phase in phases for section in phase.sections for symptom in section.examination]  # fmt: skip
+    return list(dict.fromkeys(seen))
 
 
 def _worse(phases: Sequence[Phase]) -> list[str]:

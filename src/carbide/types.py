@@ -469,6 +469,28 @@ class Skip:
     status: str = "not applicable"  # or "not installed", "failed", "unknown"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Symptom:
+    """One thing that the examination of a model saw before any number was measured.
+
+    ``value`` is what was seen, with its figures; ``done`` is ``refused`` (nothing is measured), ``repaired`` (by a view
+    that attacks use; the judge asks the model as it is) or ``noted``; ``mend`` says how it was repaired, or what to do.
+    """
+
+    name: str
+    value: str
+    done: str
+    mend: str
+
+    def __post_init__(self) -> None:
+        if self.done not in ("refused", "repaired", "noted"):
+            raise InputError(f"symptom {self.name}: done is {self.done!r}; choose refused, repaired or noted")
+
+    def words(self) -> str:
+        """The symptom in one sentence."""
+        return f"{self.value}; {self.mend}"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Series:
     """One line, set of bars or row of images of a figure: ``y`` against ``x``; optional band ``low``..``high``."""
@@ -497,7 +519,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Section:
-    """All that was learned about one threat on one model: findings, certificates, pictures, evidence, what was skipped."""
+    """All that was learned about one threat on one model: findings, certificates, pictures, evidence, what was skipped, symptoms."""
 
     threat: str
     room: str
@@ -506,6 +528,7 @@ class Section:
     figures: tuple[Figure, ...] = ()
     evidence: Mapping[str, Array] = field(default_factory=dict)
     skipped: tuple[Skip, ...] = ()
+    examination: tuple[Symptom, ...] = ()
     noun: Threat | None = None
 
     def headline(self) -> Finding | None:

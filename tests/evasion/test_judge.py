@@ -255,19 +255,19 @@ def test_masked_gradients_do_not_make_a_model_look_safe():
     assert headline(section).value == pytest.approx(headline(audit(case_of(LINE), LpBall(eps=0.1), {"apgd": APGD()})).value, abs=0.01)
 
 
-class Rounded(nn.Module):
-    """A net behind a step that has no gradient anywhere."""
+class Hard(nn.Module):
+    """Labels of a net: nothing has a gradient, and no view can give one back."""
 
     def __init__(self):
         super().__init__()
         self.line = linear(W, -0.8).module.float()
 
     def forward(self, x):
-        return self.line((x * 50).round() / 50)
+        return nn.functional.one_hot(self.line(x).argmax(1), 2).to(x.dtype) + 0 * x[:, :2]
 
 
 def test_where_gradients_show_nothing_labels_do_and_the_page_says_so():
-    model = TorchModel(module=Rounded(), space=unit_space(4), classes=2)
+    model = TorchModel(module=Hard(), space=unit_space(4), classes=2)
     section = audit(case_of(model), LpBall(eps=0.1), {"pgd": PGD(), "boundary": Boundary(queries=200)})
     last = next(f for f in section.findings if f.method == "boundary")
     assert last.value > 0.05

@@ -24,12 +24,15 @@ from carbide.types import (
     Section,
     Series,
     Skip,
+    Symptom,
     Threat,
     rng_for,
 )
 
 BUDGET = FeatureBudget(money=50.0, prices=PriceTable(prices={}))
 BALL = LpBall(eps=0.15)
+SEEN = Symptom(name="half precision", value="the model computes in float16, whose steps are as large as small changes", done="repaired",
+               mend="attacks compute in float64")  # fmt: skip
 VERSIONS = {"carbide": "0.1.0", "python": "3.11.7", "numpy": "2.4.0"}
 
 
@@ -478,6 +481,7 @@ def images(*, hardened: bool = True) -> Results:
         cost=Cost(size_bytes=154_000),
     )
     after = _image_evasion(HARDENED, 0.66, 0.31)
+    plain = replace(plain, sections=(replace(plain.sections[0], examination=(SEEN,)), backdoor))
     safe = replace(
         backdoor, findings=(finding("attack success rate", 0.06, 324, trigger, method="patch_backdoor", access="nothing", good=-1, headline=True),)
     )

@@ -12,7 +12,7 @@ import pytest
 from carbide.report import html
 from carbide.report.html import bars, costs, render_html, write_html
 from carbide.results import Results, Timings
-from carbide.types import Bracket
+from carbide.types import Bracket, Symptom
 from tests.report import make
 
 RUNS = {"fraud": make.fraud, "patients": make.patients, "images": make.images, "audit only": lambda: make.images(hardened=False)}
@@ -133,7 +133,8 @@ def test_hostile_words_stay_words() -> None:
     base = make.images(hardened=False)
     section = base.phases[0].sections[0]
     spoiled = replace(section, threat=bad, findings=tuple(replace(f, method=bad, note=bad, threat=bad, access=bad) for f in section.findings),
-                      figures=tuple(replace(f, title=bad, note=bad) for f in section.figures))  # fmt: skip
+                      figures=tuple(replace(f, title=bad, note=bad) for f in section.figures),
+                      examination=(Symptom(name=bad, value=bad, done="noted", mend=bad),))  # fmt: skip
     data = replace(base.data, name=bad, notes=(bad,), classes=(bad,))
     phase = replace(base.phases[0], model=bad, sections=(spoiled,))
     run = replace(base, title=bad, warnings=(bad,), not_tested=(bad,), next_steps=(bad,), plan={"title": bad}, versions={bad: bad}, data=data,
@@ -142,6 +143,15 @@ def test_hostile_words_stay_words() -> None:
     assert reader.tags.count("script") == 1
     assert "img" not in reader.tags
     assert bad in "".join(reader.words)
+
+
+def test_what_the_examination_saw_stands_with_its_threat() -> None:
+    run = make.images()
+    words = " ".join(read(render_html(run, Timings())).words)
+    assert "What the examination of the model saw" in words
+    for part in (make.SEEN.name, make.SEEN.value, make.SEEN.done, make.SEEN.mend):
+        assert part in words
+    assert "What the examination of the model saw" not in render_html(make.fraud(), Timings())
 
 
 def test_runs_with_little_in_them() -> None:

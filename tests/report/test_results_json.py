@@ -61,6 +61,7 @@ def test_without_evidence_only_the_arrays_are_lost(run: Results) -> None:
             assert [(f.metric, f.n, f.headline) for f in section.findings] == [(f.metric, f.n, f.headline) for f in full.findings]
             assert section.figures == ()
     assert lean.data.classes == run.data.classes
+            assert section.examination == full.examination
     assert lean.gate == tuple(replace(g, value=number(g.value)) for g in run.gate)
 
 
@@ -79,7 +80,7 @@ def test_every_field_of_every_noun_is_in_the_schema() -> None:
     defs = schema["$defs"]
     pairs = {
         "measure": nouns.Measure, "cost": nouns.Cost, "phase": nouns.Phase, "option": nouns.Option, "gate_line": nouns.GateLine,
-        "data": nouns.DataFacts, "finding": types.Finding, "bracket": types.Bracket, "skip": types.Skip, "figure": types.Figure,
+        "data": nouns.DataFacts, "finding": types.Finding, "bracket": types.Bracket, "skip": types.Skip, "symptom": types.Symptom, "figure": types.Figure,
     }  # fmt: skip
     for name, cls in pairs.items():
         assert set(defs[name]["properties"]) == {f.name for f in fields(cls)}, name

@@ -3,7 +3,8 @@
 A proposal is first brought into the threat (into the ball and the bounds; for priced changes, a row that does not exist
 or costs too much becomes the clean row again), then the untouched model is asked afresh. A row that the model gets wrong
 as it is counts as broken at no cost. Attacks run from cheap to strong, each on the rows that those before it left, and
-the headline is what survives all of them.
+the headline is what survives all of them. Before anything is measured the model is examined: attacks that follow gradients
+may be shown a repaired view of it, and a model that answers at random is asked several times.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 from carbide.evasion._alarm import sample_first
 from carbide.evasion._counted import Counted
 from carbide.evasion._figures import budget_figures, class_bars, gallery, reach_figure
+from carbide.evasion.examination import Examination, examine
+from carbide.evasion.examination.votes import Asked
 from carbide.registry import Method
 from carbide.run import remember
 from carbide.space.balls import inside_ball, norms, project
@@ -47,6 +50,7 @@ from carbide.types import (
 
 ROWS = 1000  # test rows that are attacked in an Lp ball; more are drawn down to this number
 CHANGED = "the model's parameters changed while it was attacked; put it in inference mode and freeze its buffers"
+SOUND = Examination()
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # multiples of eps at which the curve is measured
 
 
@@ -105,6 +109,7 @@ class _Tally:
     by: Array
     unknown: Array
     settled: Array
+    exam: Examination
     findings: list[Finding] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     exact: bool = False
@@ -124,27 +129,41 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
 
     Raises:
         CarbideError: if the model changed while it was attacked.
+        InputError: if the examination of the model refuses it.
     """
-    before = case.model.digest()
     data = judged_rows(case, threat)
+    exam = examine(case.model, data, threat)
+    exam.refuse()
+    case = replace(case, model=exam.judged(case.model))
+    before = case.model.digest()
     metric = metric_of(case, threat)
     probabilities = case.model.predict(data.x)
     wrong = decide(probabilities, case.model.threshold) != data.y
     n = len(data)
     tally = _Tally(data=data, wrong=wrong, broken=wrong.copy(), cost=np.where(wrong, 0.0, np.inf), witness=data.x.copy(),
-                   by=np.where(wrong, "none needed", "").astype(object), unknown=np.zeros(n, bool), settled=wrong.copy())  # fmt: skip
+                   by=np.where(wrong, "none needed", "").astype(object), unknown=np.zeros(n, bool), settled=wrong.copy(), exam=exam)  # fmt: skip
     ran = [name for name, method in sorted(methods.items(), key=lambda m: (_rank(m[1]), m[0])) if _run(case, threat, name, method, tally)]
     if case.model.digest() != before:
         raise _Changed(CHANGED)
+    if exam.random:
+        _settle_draws(case, threat, tally)
     if not ran:
-        return Section(threat=threat.words(), room="evasion", skipped=tuple(tally.skipped))
+        return Section(threat=threat.words(), room="evasion", skipped=tuple(tally.skipped), examination=exam.symptoms)
     figures = _figures(case, threat, {name: methods[name] for name in ran}, tally, metric)
     if case.model.digest() != before:
         raise _Changed(CHANGED)
     evidence = {"x": data.x, "y": data.y, "ids": data.ids.astype(str), "witness": tally.witness, "broken": tally.broken | tally.unknown,
                 "cost": tally.cost, "method": tally.by.astype(str), "wrong": wrong, "unknown": tally.unknown}  # fmt: skip
     findings = (*_headline(case, threat, tally, metric, [methods[name] for name in ran], ran), *tally.findings)
-    return Section(threat=threat.words(), room="evasion", findings=findings, figures=figures, evidence=evidence, skipped=tuple(tally.skipped))
+    return Section(threat=threat.words(), room="evasion", findings=findings, figures=figures, evidence=evidence, skipped=tuple(tally.skipped),
+                   examination=exam.symptoms)  # fmt: skip
+
+
+def _settle_draws(case: Case, threat: Threat, tally: _Tally) -> None:
+    """Judge all witnesses of a random model once more, together: an attack had many tries, and the luckiest of them is no evidence."""
+    outcome = judge(case.model, tally.data.x, tally.data.y, tally.witness, threat, tally.data.space)
+    tally.broken, tally.cost = outcome.success, outcome.cost
+    tally.by[~outcome.success] = ""
 
 
 def metric_of(case: Case, threat: Threat) -> str:
@@ -207,7 +226,7 @@ def _attack(case: Case, threat: Threat, name: str, method: Method, tally: _Tally
 
     def on(number: int, part: Array) -> int:
         nonlocal asked, hidden
-        outcome = attempt(case, threat, name, method, tally.data.take(part), label=number)
+        outcome = attempt(case, threat, name, method, tally.data.take(part), label=number, exam=tally.exam)
         tally.take(part, outcome, name)
         asked += int(outcome.queries.sum())
         hidden += 0 if outcome.stage is None else int(np.isin(outcome.stage[outcome.success], getattr(method, "alarms", ())).sum())
@@ -227,11 +246,13 @@ def _attack(case: Case, threat: Threat, name: str, method: Method, tally: _Tally
     tally.findings.append(_share(case, threat, name, method, fell, seen, f"{note}; {asked / max(seen, 1):.0f} queries a row".lstrip("; ")))
 
 
-def attempt(case: Case, threat: Threat, name: str, method: Method, data: Dataset, *, label: Any = 0) -> Outcome:
-    """One attack on these rows, judged; the expensive part is remembered."""
+def attempt(case: Case, threat: Threat, name: str, method: Method, data: Dataset, *, label: Any = 0,
+            exam: Examination = SOUND) -> Outcome:  # fmt: skip
+    """One attack on these rows, judged; the expensive part is remembered. ``exam`` says what gradients are followed."""
+    repaired = bool(exam.repair) and Access.GRADIENTS in method.needs
 
     def propose() -> dict[str, Any]:
-        counted, x = Counted(case.model), data.x.copy()
+        counted, x = Counted(exam.seen(case.model) if repaired else case.model), data.x.copy()
         y, before = data.y.copy(), case.model.digest()
         rng = rng_for(case.seed, "evasion", name, label)
         staged = method.propose(counted, x, y, threat, rng) if hasattr(method, "propose") else None  # type: ignore[attr-defined]
@@ -245,7 +266,7 @@ def attempt(case: Case, threat: Threat, name: str, method: Method, data: Dataset
     if len(data) == 0:
         return Outcome(success=np.zeros(0, bool), cost=np.zeros(0), queries=np.zeros(0, np.int64), witness=data.x)
     key = (case.model, data.x, data.y, threat, type(method).__name__, method, case.seed, label)
-    found = remember(f"evasion {name}", key, propose)
+    found = remember(f"evasion {name}", (*key, exam.repair) if repaired else key, propose)
     n = len(data)
     queries = np.full(n, found["queries"] // n, np.int64) + (np.arange(n) < found["queries"] % n)
     return replace(judge(case.model, data.x, data.y, found["x"], threat, data.space, queries=queries), stage=found["stage"])
@@ -295,6 +316,10 @@ def _headline(case: Case, threat: Threat, tally: _Tally, metric: str, ran: list[
         note = f"share of all {n} rows of class 1 that are caught and stay caught, by {', '.join(names)}"
     if tally.unknown.any():
         note += f"; {int(tally.unknown.sum())} undecided rows count as broken"
+    if isinstance(case.model, Asked):
+        shares = (case.model.labels(tally.witness) == tally.data.y).mean(1)
+        note += (f"; the model answers at random: each input was asked {case.model.times} times and what most answers say counts, single draws are right "
+                 f"on {shares.min():.1%} to {shares.max():.1%} of what the attacks leave behind")  # fmt: skip
 
     def finding(metric: str, standing: int, rows: int, note: str, *, headline: bool = False) -> Finding:
         low, high = clopper_pearson(standing, rows)
@@ -358,8 +383,8 @@ def _curve(case: Case, threat: LpBall, ran: Mapping[str, Method], tally: _Tally,
         rows = np.flatnonzero((reach > eps + 1e-12) & (fell if size < 1 else True))
         if size == 1 or len(rows) == 0:
             continue
-        outcome = attempt(case, replace(threat, eps=eps), name, method.quick(), tally.data.take(rows), label=f"curve {size}")
-        if size < 1:  # a smaller change that does it as well is better evidence
+        outcome = attempt(case, replace(threat, eps=eps), name, method.quick(), tally.data.take(rows), label=f"curve {size}", exam=tally.exam)
+        if size < 1 and not tally.exam.random:  # a smaller change that does it as well is better evidence
             tally.take(rows, outcome, name)
         reach[rows] = np.minimum(reach[rows], np.where(outcome.success, outcome.cost, np.inf))
     eps = np.array([0.0, *(g * threat.eps for g in GRID)])
@@ -378,7 +403,8 @@ def verify(section: Section, model: Model | None, case: Case | None, threat: Thr
     e = section.evidence
     fell = np.asarray(e["broken"], bool)
     if model is not None:
-        outcome = judge(model, e["x"], e["y"], e["witness"], threat, model.space)
+        random = any(s.name == "randomness" and s.done == "repaired" for s in section.examination)
+        outcome = judge(Examination(random=random).judged(model), e["x"], e["y"], e["witness"], threat, model.space)
         fell = outcome.success | np.asarray(e["unknown"], bool)
     value = int((~fell).sum()) / len(fell)
     if case is not None:

@@ -52,6 +52,7 @@ def numbers(raw: Any, name: str) -> Array:
     """
     if hasattr(raw, "detach"):
         raw = raw.detach().cpu()
+        raw = raw.float() if str(raw.dtype) == "torch.bfloat16" else raw  # numpy has no such dtype
     try:
         out = np.asarray(raw)
     except (ValueError, TypeError, RuntimeError) as error:

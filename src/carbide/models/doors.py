@@ -266,7 +266,13 @@ def _wrap_module(module: Any, space: Space, classes: int, options: Mapping[str, 
     from carbide.models.torch_net import TorchModel, keep_template
 
     keep_template(module)  # a later process that is given this module again can then read back what was stored of it
-    return _check_module(TorchModel(module=module, space=space, classes=classes, device=_device(options)), options)
+    mended = ("training mode",) if _matters(module) else ()
+    return _check_module(TorchModel(module=module, space=space, classes=classes, device=_device(options), mended=mended), options)
+
+
+def _matters(module: Any) -> bool:
+    """Whether the module came in training mode and that makes a difference: some part drops out or keeps batch statistics."""
+    return module.training and any("Dropout" in type(part).__name__ or "BatchNorm" in type(part).__name__ for part in module.modules())
 
 
 def _check_module(model: Any, options: Mapping[str, Any]) -> Model:

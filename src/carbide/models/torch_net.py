@@ -29,7 +29,7 @@ from carbide.models.packing import allow_factory, check_allowed
 from carbide.models.training import SCHEDULES, Objective, Perturb, Watch, train
 from carbide.types import WHITE_BOX, Access, Array, Dataset, InputError, Rng, Space, rng_for
 
-OUTPUTS = ("logits", "probabilities")
+OUTPUTS = ("logits", "probabilities", "one logit", "one probability")
 LIVE = "live:"  # begins the factory of a module that was given as it is: a copy of it stands in for a function that makes it
 _templates: dict[str, nn.Module] = {}
 
@@ -37,6 +37,9 @@ _templates: dict[str, nn.Module] = {}
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TorchModel:
     """A torch module in inference mode; ``outputs`` says whether it returns ``logits`` or ``probabilities`` ``(n, k)``.
+
+    For two classes it may also return ``one logit`` or ``one probability`` a row, ``(n, 1)`` or ``(n,)``, of the second class.
+    ``mended`` says what the door put right.
 
     ``factory`` (``"package.module:function"``) and ``options`` say how an untrained copy is made; a model without them can
     be stored and read back only where the same live module is given again.
@@ -51,6 +54,7 @@ class TorchModel:
     batch: int = 1024
     factory: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    mended: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.outputs not in OUTPUTS:
@@ -74,7 +78,13 @@ class TorchModel:
     def logits(self, x: Tensor) -> Tensor:
         """Logits ``(n, k)``, differentiable; log-probabilities where the module returns probabilities."""
         out = self.module(x)
-        return out if self.outputs == "logits" else out.clamp_min(torch.finfo(out.dtype).tiny).log()
+        if self.outputs == "logits":
+            return out
+        if self.outputs.startswith("one "):
+            second = out.reshape(len(out))
+            first = torch.zeros_like(second) if self.outputs == "one logit" else 1 - second
+            out = torch.stack([first, second], 1)
+        return out if self.outputs == "one logit" else out.clamp_min(torch.finfo(out.dtype).tiny).log()
 
     def predict(self, x: Array) -> Array:
         """Probabilities ``(n, k)`` float64."""
@@ -100,7 +110,7 @@ class TorchModel:
         """The weights as safetensors bytes and how the module is made."""
         return {"weights": weights_bytes(self.module), "factory": self.factory or keep_template(self.module), "options": dict(self.options),
                 "space": self.space, "classes": self.classes, "outputs": self.outputs, "device": self.device, "threshold": self.threshold,
-                "batch": self.batch}  # fmt: skip
+                "batch": self.batch, "mended": list(self.mended)}  # fmt: skip
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> TorchModel:
@@ -116,7 +126,8 @@ class TorchModel:
             module = make_module(factory, options)
         load_weights(module, state["weights"], name="a stored model")
         device = state["device"] if not state["device"].startswith("cuda") or torch.cuda.is_available() else "cpu"
-        return cls(module=module, **{k: v for k, v in state.items() if k not in ("weights", "device", "factory")}, device=device, factory=factory)
+        kept = {k: v for k, v in state.items() if k not in ("weights", "device", "factory", "mended")}
+        return cls(module=module, **kept, device=device, factory=factory, mended=tuple(state.get("mended", ())))
 
 
 def weights_bytes(module: nn.Module) -> bytes:
@@ -204,18 +215,33 @@ def probe_outputs(model: TorchModel, answers: str) -> TorchModel:
         raise InputError(
             f"{name} fails on rows of shape {x.shape[1:]} ({type(error).__name__}: {one_line(error)}); give the data and space it was trained with"
         ) from error
-    if not isinstance(out, Tensor) or out.shape != (len(x), model.classes):
+    one = isinstance(out, Tensor) and model.classes == 2 and out.is_floating_point() and tuple(out.shape) in ((len(x),), (len(x), 1))
+    if not one and (not isinstance(out, Tensor) or out.shape != (len(x), model.classes)):
         said = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
-        raise InputError(f"{name} answers {said} for {len(x)} rows and {model.classes} classes; return logits of shape (n, {model.classes})")
-    if any(not torch.equal(tensor, before[key]) for key, tensor in model.module.state_dict().items() if key in before):
+        more = "" if not isinstance(out, Tensor) or out.shape != (len(x), model.classes + 1) else " (a detector's column must be left out)"
+        raise InputError(f"{name} answers {said} for {len(x)} rows and {model.classes} classes; return logits of shape (n, {model.classes}){more}")
+    now = {key: tensor for key, tensor in model.module.state_dict().items() if key in before}
+    if any(not torch.equal(tensor.nan_to_num(), before[key].nan_to_num()) for key, tensor in now.items()):
         raise InputError(f"{name} changes its buffers while it answers in inference mode; make eval() freeze them")
     found = detect(out, classes=model.classes, name=name)
+    if one:
+        return _one_output(model, out, answers)
     if answers == "probabilities" and found != "probabilities":
         total = float(out[0].sum())
         raise InputError(
             f"{name} returns logits where probabilities are declared (its first row sums to {total:.4g}, not 1); declare logits or apply softmax"
         )
     return replace(model, outputs=found if answers == "auto" else answers)
+
+
+def _one_output(model: TorchModel, out: Tensor, answers: str) -> TorchModel:
+    """The model whose one number a row is the second class's; a number in [0, 1] on every row is read as a probability."""
+    inside = bool(((out >= 0) & (out <= 1)).all())
+    if answers == "probabilities" and not inside:
+        raise InputError(f"{type(model.module).__name__} returns {float(out.flatten()[0]):.4g} where a probability is declared; declare logits or apply "
+                         "a sigmoid")  # fmt: skip
+    probability = answers == "probabilities" or (answers == "auto" and inside)
+    return replace(model, outputs="one probability" if probability else "one logit", mended=(*model.mended, "one output"))
 
 
 def make_module(factory: Any, options: Mapping[str, Any]) -> nn.Module:

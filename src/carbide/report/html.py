@@ -114,6 +114,7 @@ class Block:
     pictures: tuple[tuple[str, str, str], ...]
     proofs: tuple[Proof, ...]
     skipped: tuple[tuple[str, str, str, str], ...]
+    examination: tuple[tuple[str, str, str, str, str], ...]
     confidence: str
 
 
@@ -275,7 +276,7 @@ def _block(i: int, pair: Pair, results: Results) -> Block:
     light = lights.light_of(last.headline() if last else None, results.last, results.gate)
     return Block(anchor=f"threat-{i}", title=words.ROOMS.get(pair.room, pair.room), threat=pair.threat, technique=ATLAS.get(pair.room), light=light,
                  rows=tuple(_table_row(a, b, pair, results) for a, b in pair.rows()), pictures=pictures, proofs=_proofs(pair),
-                 skipped=_skipped(pair), confidence=levels.pop() if len(levels) == 1 else "")  # fmt: skip
+                 skipped=_skipped(pair), examination=_examination(pair), confidence=levels.pop() if len(levels) == 1 else "")  # fmt: skip
 
 
 def _safe(drawn: str) -> Any:
@@ -333,6 +334,14 @@ def _proof(phase: str, c: Certificate) -> Proof:
         else "does not hold"
     )
     return Proof(phase=phase, method=words.spoken(c.method), claim=c.claim, held=held, sure=sure, bound=bound, assumptions=c.assumptions)
+
+
+def _examination(pair: Pair) -> tuple[tuple[str, str, str, str, str], ...]:
+    found: dict[tuple[str, str, str, str], list[str]] = {}
+    for name, section in ((PLAIN, pair.before), (HARDENED, pair.after)):
+        for s in section.examination if section is not None else ():
+            found.setdefault((s.name, s.value, s.done, s.mend), []).append(name)
+    return tuple((*key, " and ".join(phases)) for key, phases in found.items())
 
 
 def _skipped(pair: Pair) -> tuple[tuple[str, str, str, str], ...]:
