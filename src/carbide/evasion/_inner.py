@@ -49,8 +49,8 @@ class Around:
         """The ball around rows; bounds are widened to rows outside them, and features that cannot change have no room."""
         lower, upper = (-math.inf, math.inf) if space is None else _bounds(x, space)
         if math.isinf(p):
-            lower = (x - eps).clamp_min_(lower) if isinstance(lower, float) else torch.maximum(x - eps, lower)
-            upper = (x + eps).clamp_max_(upper) if isinstance(upper, float) else torch.minimum(x + eps, upper)
+            lower = torch.maximum(x - eps, lower) if isinstance(lower, Tensor) else (x - eps).clamp_min_(lower)
+            upper = torch.minimum(x + eps, upper) if isinstance(upper, Tensor) else (x + eps).clamp_max_(upper)
         return cls(clean=x, lower=lower, upper=upper, p=p, eps=eps)
 
     def back(self, x: Tensor) -> Tensor:

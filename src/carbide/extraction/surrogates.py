@@ -179,7 +179,8 @@ def linear(lesson: Lesson) -> Predictor:
 
     x = lesson.rows(lesson.x)
     if lesson.answers.logs is None:
-        model = LogisticRegression(C=10.0, max_iter=1000).fit(x, lesson.answers.labels)
+        with _unfinished_is_fine():
+            model = LogisticRegression(C=10.0, max_iter=1000).fit(x, lesson.answers.labels)
         return FromClassifier(rows=lesson.rows, classifier=model, classes=lesson.classes)
     inside = (lesson.answers.logs > np.log(1e-12)).all(1)
     keep = inside if inside.sum() > min(x.shape[1], len(x) // 2) else np.ones(len(x), bool)
@@ -242,11 +243,12 @@ def one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unfinished_is_fine() -> Iterator[None]:
-    """The steps are limited on purpose, so scikit-learn need not say that they are used up."""
+    """Steps are limited on purpose and few queries may cover many classes, so scikit-learn need not say so of every fit."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
         yield
 
 
