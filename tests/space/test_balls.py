@@ -139,3 +139,13 @@ def test_l1_without_bounds_is_soft_thresholding():
     np.testing.assert_allclose(z, [[2.0, 0.0, 0.0]])
     z = project(np.array([[3.0, -2.5, 0.5]]), np.zeros((1, 3)), p=1, eps=2.0)
     np.testing.assert_allclose(z, [[1.25, -0.75, 0.0]])
+
+
+@pytest.mark.parametrize("p", [0, 1, 2, math.inf])
+def test_a_radius_for_each_row_is_what_one_radius_is_to_one_row(p):
+    _, clean, x = scene(7)
+    eps = np.array([0.0, 0.3, 0.7, 1.0, 2.2, 50.0])
+    rows = np.concatenate([project(x[i : i + 1], clean[i : i + 1], p=p, eps=float(eps[i]), lower=0.0, upper=1.0) for i in range(6)])
+    np.testing.assert_allclose(project(x, clean, p=p, eps=eps, lower=0.0, upper=1.0), rows, atol=1e-12)
+    torched = project(torch.as_tensor(x), torch.as_tensor(clean), p=p, eps=torch.as_tensor(eps), lower=0.0, upper=1.0)
+    np.testing.assert_allclose(torched.numpy(), rows, atol=1e-12)

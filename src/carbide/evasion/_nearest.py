@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from carbide.evasion._gradients import Ball, margins, spread, surely_broken
+from carbide.evasion._gradients import Ball, array, margins, spread, surely_broken
 from carbide.space.balls import norms
+from carbide.types import Array
 
 
 class Nearest:
@@ -29,7 +31,7 @@ class Nearest:
 
     def note(self, rows: Tensor, x: Tensor, wrong: Tensor) -> None:
         """Keep what is wrong and nearer than what is known."""
-        away = norms(x - self.ball.clean[rows], self.ball.p)
+        away = norms(x - self.ball.clean[rows], self.ball.p).to(self.distance.dtype)
         better = wrong & (away < self.distance[rows])
         self.x[rows[better]], self.distance[rows[better]] = x[better], away[better]
 
@@ -52,6 +54,12 @@ class Nearest:
                 wrong = self.wrong(self.model.logits(x), y)
             self.note(rows, x, wrong)
             near, far = torch.where(wrong, near, middle), torch.where(wrong, middle, far)
+
+
+def restored(nearest: Nearest, x: Array) -> Array:
+    """The nearest inputs as float64 arrays; a feature that has not moved keeps every digit that it has in ``x`` ``(n, *shape)``."""
+    moved = (nearest.x != nearest.ball.clean).cpu().numpy()
+    return np.where(moved, array(nearest.x), x)
 
 
 def likeliest(logits: Tensor, y: Tensor) -> Tensor:

@@ -34,31 +34,33 @@ def inside_ball(x: Any, clean: Any, *, p: float, eps: float, lower: Any = -math.
     return within.reshape(len(x), -1).all(1) & (norms(x - clean, p) <= eps + (0 if p == 0 else slack))
 
 
-def project(x: Any, clean: Any, *, p: float, eps: float, lower: Any = -math.inf, upper: Any = math.inf) -> Any:
+def project(x: Any, clean: Any, *, p: float, eps: Any, lower: Any = -math.inf, upper: Any = math.inf) -> Any:
     """The point of the ball within the bounds that is nearest to each row of ``x`` in Euclidean distance.
 
-    ``x`` and ``clean`` are ``(n, *shape)``; ``lower`` and ``upper`` broadcast to ``shape``. What is not finite in ``x`` is
-    taken from ``clean``. The result lies in the ball up to rounding.
+    ``x`` and ``clean`` are ``(n, *shape)``, ``eps`` is one radius or one a row ``(n,)``; ``lower`` and ``upper`` broadcast to
+    ``shape``. What is not finite in ``x`` is taken from ``clean``. The result lies in the ball up to rounding.
     """
     xp = library(x)
     low, high = _bounds(clean, lower, upper)
     x = xp.where(xp.isfinite(x), x, clean)
+    n, each = len(x), getattr(eps, "ndim", 0) == 1
     if math.isinf(p):
+        eps = eps.reshape(n, *[1] * (x.ndim - 1)) if each else eps
         return _clip(x, _larger(low, clean - eps), _smaller(high, clean + eps))
-    n = len(x)
+    eps = _column(eps) if each else eps
     change = (x - clean).reshape(n, -1)
     room = (_clip(x, low, high) - clean).reshape(n, -1)  # the change that the bounds leave
     return clean + _SHRINK[p](change, room, eps).reshape(x.shape)
 
 
-def _shrink_l2(change: Any, room: Any, eps: float) -> Any:
+def _shrink_l2(change: Any, room: Any, eps: Any) -> Any:
     """``clip(s * change)`` with the s at which its norm is eps, or all the room where that is no longer than eps.
 
     The coordinates that the bounds cap at one s stay capped at a larger one, so solving for s with the caps known so far
     rises to the answer in a few rounds.
     """
     xp, size, target = library(change), abs(room), abs(change)
-    fits = _column((size * size).sum(1) ** 0.5 <= eps)
+    fits = _column((size * size).sum(1) ** 0.5) <= eps
     if bool(fits.all()):
         return room
     scale = _column(target.sum(1)) * 0
@@ -73,14 +75,14 @@ def _shrink_l2(change: Any, room: Any, eps: float) -> Any:
     return xp.where(fits, room, xp.sign(room) * _smaller(target * scale, size))
 
 
-def _shrink_l1(change: Any, room: Any, eps: float) -> Any:
+def _shrink_l1(change: Any, room: Any, eps: Any) -> Any:
     """Soft thresholding: ``clip(|change| - t, 0, |room|)`` for the least t >= 0 whose sum is at most eps.
 
     The sum falls in t along straight pieces: a coordinate starts to shrink at ``|change| - |room|`` and is gone at
     ``|change|``. Sorting those 2d places finds the piece on which the sum is eps, where t has a closed form.
     """
     xp, size, target = library(change), abs(room), abs(change)
-    fits = _column(size.sum(1) <= eps)
+    fits = _column(size.sum(1)) <= eps
     if bool(fits.all()):
         return room
     places = xp.concatenate([target - size, target], 1)
@@ -96,17 +98,12 @@ def _shrink_l1(change: Any, room: Any, eps: float) -> Any:
     return xp.where(fits, room, xp.sign(room) * _within(target - cut, size))
 
 
-def _shrink_l0(change: Any, room: Any, eps: float) -> Any:
+def _shrink_l0(change: Any, room: Any, eps: Any) -> Any:
     """The ``floor(eps)`` coordinates whose change brings the row nearest to its target, in full."""
     gain = change * change - (change - room) * (change - room)
-    keep = min(math.floor(eps), change.shape[1])
-    if library(change) is np:
-        order = np.argsort(-gain, axis=1, kind="stable")[:, :keep]
-        mask = np.zeros(change.shape, bool)
-        np.put_along_axis(mask, order, True, axis=1)
-        return np.where(mask, room, 0.0).astype(change.dtype)
-    mask = gain.new_zeros(change.shape).scatter_(1, gain.argsort(dim=1, descending=True, stable=True)[:, :keep], 1.0)
-    return room * mask
+    order = np.argsort(-gain, axis=1, kind="stable") if library(change) is np else gain.argsort(dim=1, descending=True, stable=True)
+    place = library(change).argsort(order, 1)  # of each coordinate among the gains, the largest at 0
+    return room * (place + 1 <= eps)
 
 
 _SHRINK: dict[float, Any] = {0: _shrink_l0, 1: _shrink_l1, 2: _shrink_l2}

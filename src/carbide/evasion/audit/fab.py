@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carbide.evasion._gradients import array, batches, gradient_of, spread
-from carbide.evasion._nearest import Nearest, likeliest, towards
+from carbide.evasion._gradients import batches, gradient_of, spread
+from carbide.evasion._nearest import Nearest, likeliest, restored, towards
 from carbide.evasion.audit.pgd import gradient_refusal
 from carbide.registry import Method
 from carbide.run import track
@@ -75,7 +75,7 @@ class FAB(Method):
                 if len(rows):
                     self._chase(nearest, rows, target[rows])
             nearest.close_in(HALVINGS)
-            out[part] = array(nearest.x)
+            out[part] = restored(nearest, out[part])
         return out
 
     def _chase(self, nearest: Nearest, rows: Tensor, target: Tensor) -> None:

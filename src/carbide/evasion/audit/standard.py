@@ -3,7 +3,7 @@
 Rows that interval bounds certify are never attacked. The others meet, each only until it breaks: a short sweep down the margin, APGD on
 the margin, APGD towards single classes in the order of gap over the dual norm of its gradient (MALT, Melamed et al. 2024,
 https://arxiv.org/abs/2407.02240), longer for rows that came close. FAB-T and Square then try a sample of what stands, and all of it as
-soon as one breaks: gradients that lead nowhere are no defence.
+soon as one breaks: gradients that lead nowhere are no defence. For L0 it is sigma-zero alone.
 
 >>> import numpy as np, torch
 >>> from carbide.models.torch_net import TorchModel
@@ -31,7 +31,7 @@ from carbide.evasion._ascent import ascend
 from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, gradient_of, margins
 from carbide.evasion._nearest import likeliest, towards
 from carbide.evasion.audit.fab import FAB
-from carbide.evasion.audit.pgd import gradient_refusal
+from carbide.evasion.audit.sigma_zero import SigmaZero
 from carbide.evasion.audit.square import Square
 from carbide.evasion.prove.interval_bounds import IntervalBounds
 from carbide.registry import Method
@@ -76,10 +76,6 @@ class Standard(Method):
         if self.effort not in EFFORTS:
             raise InputError(f"standard: effort is {self.effort!r}; choose {' or '.join(EFFORTS)}")
 
-    def refuses(self, case: Any, threat: Threat) -> str | None:
-        """Its attacks climb in balls that are not of L0."""
-        return gradient_refusal(threat)
-
     def quick(self) -> Standard:
         """The certificate, the sweep and APGD towards the nearest class."""
         return replace(self, effort="quick")
@@ -90,7 +86,9 @@ class Standard(Method):
 
     def propose(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Proposal:
         """The same, with the stage that broke each row."""
-        out, stage = np.array(x, np.float64), np.where(certified(model, x, y, threat), "certified", "").astype("U9")
+        if threat.p == 0:
+            return self._fewest(model, x, y, threat, rng)
+        out, stage = np.array(x, np.float64), np.where(certified(model, x, y, threat), "certified", "").astype("U10")
         rows = np.flatnonzero(stage == "")
         for part, ball, labels in track(list(batches(model, out[rows], y[rows], threat)), label="standard"):
             run = _Run(model, ball, labels, generator_of(rng, ball.clean.device))
@@ -100,6 +98,13 @@ class Standard(Method):
             for name, alarm in ALARMS.items():
                 _ring(name, alarm, model, np.asarray(x, np.float64), y, threat, rng, Proposal(out, stage))
         return Proposal(out, stage)
+
+    def _fewest(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Proposal:
+        """L0, in which nothing is climbed: sigma-zero alone."""
+        attack = SigmaZero() if self.effort == "full" else SigmaZero().quick()
+        z = attack(model, x, y, threat, rng)
+        fooled = (decide(model.predict(z), model.threshold) != y) & (norms(z - x, 0) <= threat.eps) if len(x) else np.zeros(0, bool)
+        return Proposal(z, np.where(fooled, "sigma_zero", ""))
 
 
 def certified(model: Any, x: Array, y: Array, threat: LpBall) -> Array:
@@ -139,7 +144,7 @@ class _Run:
 
     def __init__(self, model: Any, ball: Ball, y: Tensor, generator: torch.Generator) -> None:
         self.model, self.ball, self.y, self.generator = model, ball, y, generator
-        self.best, self.stage = Best(ball.clean), np.full(len(y), "", "U9")
+        self.best, self.stage = Best(ball.clean), np.full(len(y), "", "U10")
         with torch.no_grad():
             self.logits = model.logits(ball.clean)
         self.margin = margins(self.logits, y, model.threshold)
