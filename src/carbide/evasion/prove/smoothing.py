@@ -91,18 +91,19 @@ def followed(ask: Callable[[Array, int], Array], n: int, *, samples: int, sigma:
     """Certified radii ``(n,)`` from ``ask(rows, more)``, which says how many of ``more`` fresh answers are right for each row.
 
     Each of them exceeds the true radius with probability at most ``failure``: the look after ``looks[i]`` answers has its
-    exact one-sided bound at ``failure / len(looks)``, whether it is made or not, and the largest of them is kept.
+    exact one-sided bound at its share of the failure, half of it for the last look and the rest shared evenly by the others,
+    whether it is made or not; the largest bound is kept.
     """
     looks = [min(FIRST << i, samples) for i in range(64) if (FIRST << i) < 2 * samples] or [samples]
-    each = failure / len(looks)
+    shares = [failure] if len(looks) == 1 else [failure / (2 * len(looks) - 2)] * (len(looks) - 1) + [failure / 2]
     hits, bound, rows, seen = np.zeros(n, np.int64), np.zeros(n), np.arange(n), 0
-    for look in track(looks, label="smoothing"):
+    for look, share in track(list(zip(looks, shares, strict=True)), label="smoothing"):
         if not len(rows):
             break
         hits[rows] += ask(rows, look - seen)
         seen = look
-        bound[rows] = np.maximum(bound[rows], radius(at_least(hits[rows], seen, each), sigma))
-        best = radius(at_least(hits[rows] + samples - seen, samples, each), sigma)  # if every answer to come is right
+        bound[rows] = np.maximum(bound[rows], radius(at_least(hits[rows], seen, share), sigma))
+        best = radius(at_least(hits[rows] + samples - seen, samples, shares[-1]), sigma)  # if every answer to come is right
         likely = radius(1 - at_least(seen - hits[rows], seen, DOUBT), sigma)
         held = bound[rows] > eps
         done = np.where(held, (bound[rows] > reach * eps) | (best <= (1 + GAIN) * bound[rows]), (best <= eps) | (likely <= eps))
