@@ -95,6 +95,9 @@ def _reach(world: World, x: np.ndarray, *, share: float = 0.97) -> list[np.ndarr
     space, threat = world.case.data.test.space, world.threat
     flat = x.reshape(len(x), -1)
     d = flat.shape[1]
+    lower, upper = space.lower.ravel(), space.upper.ravel()
+    if isinstance(threat, LpBall) and threat.p == 0:  # one feature at a time, to either bound
+        return [np.where(np.arange(d) == f, bound, flat).reshape(x.shape) for f in range(d) for bound in (lower, upper)]
     if isinstance(threat, FeatureBudget):  # spend the whole budget on one feature, or share it evenly
         size = 0.97 * threat.money / 10.0  # a unit costs 10, and a whole budget would be a matter of rounding
         priced = np.array([name in threat.prices.prices for name in space.names], float)
@@ -103,7 +106,6 @@ def _reach(world: World, x: np.ndarray, *, share: float = 0.97) -> list[np.ndarr
         signs = _directions(world, d)
         size = threat.eps if np.isinf(threat.p) else threat.eps / np.sqrt(d)
         moves = [s * size * share * direction for s in (-1, 1) for direction in signs]
-    lower, upper = space.lower.ravel(), space.upper.ravel()
     return [np.clip(flat + m, lower, upper).reshape(x.shape) for m in moves]
 
 

@@ -135,8 +135,11 @@ def test_what_gradients_miss_rings_the_alarm():
     assert not np.isin(found.stage, ["sweep", "fab"]).any()
 
 
-def test_the_report_says_that_gradients_may_be_masked():
+def test_the_report_says_that_gradients_may_be_masked(monkeypatch):
+    from carbide.evasion import judge
     from tests.evasion.test_judge import case_of, table
+
+    monkeypatch.setattr(judge, "examine", lambda *_: judge.SOUND)  # which would repair these gradients
 
     masked = TorchModel(module=Steps(linear([2.0, -1.0, 0.5, 0.0], -0.8, space=unit_space(4)).module, 1e-3), space=unit_space(4), classes=2)
     section = audit(case_of(masked, table(100)), LpBall(eps=0.1), {"standard": Standard()})

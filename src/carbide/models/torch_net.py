@@ -351,6 +351,13 @@ class TorchRecipe:
         return {"recipe": "torch", **said}
 
 
+def with_module(model: Any, module: nn.Module) -> TorchModel:
+    """A torch model (or another library's, read as a net) with a module in the place of its own."""
+    if isinstance(model, TorchModel):
+        return replace(model, module=module)
+    return TorchModel(module=module, space=model.space, classes=model.classes, outputs=model.outputs, device=model.device, threshold=model.threshold)
+
+
 def clone(module: nn.Module) -> nn.Module:
     """An independent copy of a module."""
     return copy.deepcopy(module)
