@@ -143,7 +143,12 @@ def test_a_refused_model_is_not_attacked(monkeypatch):
         raise AssertionError("it was attacked")
 
     monkeypatch.setattr(judging, "audit", never)
-    for name, words in (("labels in reverse", "in the order"), ("cached by batch", "rows beside it"), ("batch statistics of the moment", "one row by itself"), ("inputs 0..1 for a net of 0..255", "times 255")):
+    for name, words in (
+        ("labels in reverse", "in the order"),
+        ("cached by batch", "rows beside it"),
+        ("batch statistics of the moment", "one row by itself"),
+        ("inputs 0..1 for a net of 0..255", "times 255"),
+    ):
         specimen = best(name)
         with pytest.raises(InputError, match=words):
             audit_case(Case(model=specimen.model(), data=specimen.data()), [Ask(threat=BALL, methods={"pgd": {}})])
@@ -248,7 +253,7 @@ def test_passing_keeps_values_and_lets_gradients_through():
     seen = x.clone().requires_grad_(True)
     with Passing() as passing:
         same = foil(seen)
-    assert float(value) == float(same)
+    assert float(value.detach()) == float(same.detach())
     assert torch.autograd.grad(value, plain)[0].tolist() == [0.0] * 6
     assert torch.autograd.grad(same, seen)[0].tolist() == [7 + 1 + 1 + 1 + 9 + 2.0] * 6
     assert passing.seen == {"round", "detach", "data", "sign", "to", "no_grad"}
@@ -256,7 +261,9 @@ def test_passing_keeps_values_and_lets_gradients_through():
         assert not (seen * 2).requires_grad
 
 
-@pytest.mark.parametrize("repair", [Repair(passing=True), Repair(layers=("0",)), Repair(noise=0.05), Repair(estimate=0.05), Repair(double=True)], ids=str)
+@pytest.mark.parametrize(
+    "repair", [Repair(passing=True), Repair(layers=("0",)), Repair(noise=0.05), Repair(estimate=0.05), Repair(double=True)], ids=str
+)
 def test_a_view_answers_as_the_model_does(repair):
     model = best("steps by comparison, a layer").model()
     x = model.tensor(zoo.pictures().test.x[:20])
@@ -323,7 +330,9 @@ def test_one_number_a_row_is_the_second_class(name, outputs):
     assert np.allclose(model.predict(x), plain.predict(x), atol=1e-5)
     assert np.allclose(model.logits(model.tensor(x)).softmax(1).detach().numpy(), plain.predict(x), atol=1e-5)
     state = model.to_state()
-    again = TorchModel.from_state(decode(encode({k: v for k, v in state.items() if k not in ("factory", "weights")})) | {k: state[k] for k in ("factory", "weights")})
+    again = TorchModel.from_state(
+        decode(encode({k: v for k, v in state.items() if k not in ("factory", "weights")})) | {k: state[k] for k in ("factory", "weights")}
+    )
     assert again.mended == model.mended == ("one output",)
     assert np.array_equal(again.predict(x), model.predict(x))
 

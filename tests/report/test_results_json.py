@@ -60,8 +60,8 @@ def test_without_evidence_only_the_arrays_are_lost(run: Results) -> None:
             assert [c.failure_probability for c in section.certificates] == [c.failure_probability for c in full.certificates]
             assert [(f.metric, f.n, f.headline) for f in section.findings] == [(f.metric, f.n, f.headline) for f in full.findings]
             assert section.figures == ()
-    assert lean.data.classes == run.data.classes
             assert section.examination == full.examination
+    assert lean.data.classes == run.data.classes
     assert lean.gate == tuple(replace(g, value=number(g.value)) for g in run.gate)
 
 
