@@ -13,7 +13,7 @@ from torch import nn
 
 from carbide._harden import _given
 from carbide.data.live import dataset_of
-from carbide.evasion._inner import Around, PgdPerturb, RobustWatch, find_worst
+from carbide.evasion._inner import Around, PgdPerturb, find_worst
 from carbide.evasion.harden.mart import MART, MartObjective, mart_loss
 from carbide.evasion.harden.nfgsm import NFGSM
 from carbide.evasion.harden.pgd_training import PGDTraining

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from carbide.evasion._gradients import Ball, margins
 from carbide.evasion.examination.views import frozen
 from carbide.models.examination.seeds import seeded
+from carbide.models.torch_net import with_module
 from carbide.types import Array, LpBall, decide
 
 ROWS = 16  # rows whose gradients are looked at
@@ -46,14 +47,14 @@ def probe_of(model: Any, x: Array, y: Array, threat: LpBall) -> Probe:
     """The probe at the first rows that the model gets right; a threat without a gradient step is looked at in a twentieth of the range."""
     right = np.flatnonzero(decide(model.predict(x), model.threshold) == y)
     rows = right[:ROWS] if len(right) >= 4 else np.arange(min(ROWS, len(x)))
-    twin = replace(model, module=frozen(model.module, double=True))
+    twin = with_module(model, frozen(model.module, double=True))
     try:
         with torch.no_grad(), seeded(model, SEED):
             twin.logits(twin.tensor(x[rows[:2]]))
     except RuntimeError:  # the module holds tensors of a fixed dtype that float64 does not mix with
-        twin = replace(model, module=frozen(model.module, double=False))
+        twin = with_module(model, frozen(model.module, double=False))
     wide = threat if threat.p in (2, math.inf) and threat.eps > 0 else LpBall(eps=0.05 * float(np.ptp(x[rows])) or 0.05)
-    still = replace(model, module=frozen(model.module, double=False))  # its parameters want no gradient, and nothing can change the user's
+    still = with_module(model, frozen(model.module, double=False))  # its parameters want no gradient, and nothing can change the user's
     return Probe(model=still, twin=twin, x=x[rows], y=torch.as_tensor(y[rows], device=model.device), ball=Ball.of(twin, x[rows], wide))
 
 

@@ -18,7 +18,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from carbide.evasion._gradients import SURE, cut
 from carbide.models.examination.seeds import seeded
+from carbide.models.torch_net import with_module
 from carbide.types import Array
 
 STEPS = frozenset({"round", "round_", "floor", "floor_", "ceil", "ceil_", "trunc", "trunc_", "fix", "sign", "sign_", "sgn", "__floordiv__"})
@@ -233,7 +234,7 @@ def _twin(model: Any, repair: Repair) -> Any:
     for name, part in module.named_modules():
         if name in repair.layers:
             part.register_forward_hook(_through)
-    return replace(model, module=module)
+    return with_module(model, module)
 
 
 def frozen(module: nn.Module, *, double: bool) -> nn.Module:
