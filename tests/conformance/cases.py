@@ -132,6 +132,7 @@ def _all() -> tuple[World, ...]:
     ]
     found += [
         World(name="linear torch table, L2", case=Case(model=linear_torch(tables), data=tables, recipe=torch_recipe(tables)), threat=LpBall(p=2, eps=0.2)),
+        World(name="linear torch table, L0", case=Case(model=linear_torch(tables), data=tables, recipe=torch_recipe(tables)), threat=LpBall(p=0, eps=1)),
         World(name="forest, Linf", case=Case(model=fit(forest, tables), data=tables, recipe=forest), threat=LpBall(eps=0.1)),
         World(name="labels only, Linf", case=Case(model=Labels(w=np.ones(4) / 4, b=0.5, space=tables.train.space), data=tables), threat=LpBall(eps=0.1)),
         World(name="tree, prices", case=Case(model=fit(stump, tables), data=tables, recipe=stump), threat=FeatureBudget(money=2.0, prices=PRICES)),
