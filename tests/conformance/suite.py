@@ -102,6 +102,10 @@ def _reach(world: World, x: np.ndarray, *, share: float = 0.97) -> list[np.ndarr
         size = 0.97 * threat.money / 10.0  # a unit costs 10, and a whole budget would be a matter of rounding
         priced = np.array([name in threat.prices.prices for name in space.names], float)
         moves = [s * size * e for s in (-1, 1) for e in np.diag(priced)] + [s * size * priced / priced.sum() for s in (-1, 1)]
+    elif threat.p == 0:  # one feature, to either of its bounds
+        return [
+            np.where(np.arange(d) == i, bound, flat).reshape(x.shape) for i in range(d) for bound in (space.lower.ravel()[i], space.upper.ravel()[i])
+        ]
     else:
         signs = _directions(world, d)
         size = threat.eps if np.isinf(threat.p) else threat.eps / np.sqrt(d)
