@@ -17,10 +17,11 @@ from torch import nn
 from carbide.evasion._intervals import Box, logit_gaps
 from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.prove.interval_bounds import IntervalBounds
-from carbide.models import _onnx_operators as operators
 from carbide.models import load_model, load_saved, pack, save_model, unpack
 from carbide.models._answers import probe_rows
 from carbide.models.onnx_file import OnnxModel
+from carbide.models.onnx_net import graph as reading
+from carbide.models.onnx_net import layers, windows
 from carbide.types import BLACK_BOX, WHITE_BOX, LpBall, Space, decide, rng_for
 from tests.models.cases import make_dataset
 from tests.models.onnx_zoo import IMAGES, NETS, UNBOUNDED, classes_of, exported, net, space_of
@@ -239,17 +240,17 @@ def test_files_of_linear_models_are_bounded_exactly(name: str) -> None:
 
 def turned(reader: Any, step: Any) -> Any:
     step.attributes["transB"] = 1 - step.get("transB", 0)
-    return operators._gemm(reader, step)
+    return layers._gemm(reader, step)
 
 
 def other_epsilon(reader: Any, step: Any) -> Any:
     step.attributes["epsilon"] = 1e-4
-    return operators._batch_norm(reader, step)
+    return layers._batch_norm(reader, step)
 
 
 def unpadded_count(reader: Any, step: Any) -> Any:
     step.attributes["count_include_pad"] = 1 - step.get("count_include_pad", 0)
-    return operators._average_pool(reader, step)
+    return windows._average_pool(reader, step)
 
 
 PLANTS = {
@@ -257,9 +258,9 @@ PLANTS = {
     "epsilon of batch norm": ("BatchNormalization", "mlp", other_epsilon),
     "epsilon after a convolution": ("BatchNormalization", "cnn", other_epsilon),
     "padding that counts": ("AveragePool", "cnn", unpadded_count),
-    "slope": ("LeakyRelu", "row", operators._layer(lambda step: nn.LeakyReLU(0.21))),
-    "a lost activation": ("Relu", "mlp", operators._same),
-    "a lost step": ("Clip", "row", operators._same),
+    "slope": ("LeakyRelu", "row", layers._layer(lambda step: nn.LeakyReLU(0.21))),
+    "a lost activation": ("Relu", "mlp", layers._same),
+    "a lost step": ("Clip", "row", layers._same),
 }
 
 
@@ -272,7 +273,7 @@ def test_a_wrong_reading_is_caught(plant: str, monkeypatch: pytest.MonkeyPatch) 
     else:
         blob, space, classes = exported(name, whole=True), space_of(name), classes_of(name)
     assert OnnxModel(blob=blob, space=space, classes=classes).access == WHITE_BOX
-    monkeypatch.setitem(operators.OPERATORS, op, wrong)
+    monkeypatch.setitem(reading.OPERATORS, op, wrong)
     model: Any = OnnxModel(blob=blob, space=space, classes=classes)
     assert model.access == BLACK_BOX
     assert model.module is None
