@@ -120,6 +120,19 @@ def test_gradients_are_those_of_the_estimator(name: str) -> None:
         assert np.allclose(slope[:, j].numpy(), (up - down) / 2e-5, rtol=1e-4, atol=1e-5)
 
 
+def test_where_every_class_is_impossible_there_is_no_reading() -> None:
+    """Scores below about -710 all round to probability 0, and then scikit-learn answers all classes alike, which no softmax does."""
+    data = make_dataset(classes=3)
+    estimator = trained(SCORES["sgd"], data)
+    estimator.coef_ *= 100
+    assert (np.ptp(estimator.predict_proba(wild(rng_for(0, "far"), 4000)), axis=1) == 0).any()
+    model: Any = wrap(estimator, space=open_space(), classes=3)
+    assert model.access == BLACK_BOX
+    assert "differs from its own answers" in model.notes[0]
+    estimator.coef_ /= 100
+    assert wrap(estimator, space=data.space, classes=3).access == WHITE_BOX
+
+
 def test_names_of_classes_in_another_order(three: Dataset) -> None:
     words = np.array(["low", "mid", "high"])
     estimator = trained(SCORES["relu"], three.with_(y=words[three.y]))

@@ -99,7 +99,7 @@ def _slice(reader: Reader, step: Step) -> Value:
         size = x.sample.shape[axis]
         if x.node is not None and axis % x.sample.ndim == 0:
             raise NotRead("its Slice chooses rows")
-        part = range(size)[slice(start, None if by < 0 and end < -size else end, by)]
+        part = range(size)[slice(start, end, by)]
         chosen[axis % x.sample.ndim] = slice(part.start, part.stop, by) if by > 0 else list(part)
     return reader.call(operator.getitem, x, tuple(chosen))
 
