@@ -172,11 +172,11 @@ def test_attack_and_certificate_meet_at_the_distance_of_a_linear_model(name: str
 
 
 def test_a_report_of_a_linear_model_and_of_one_that_is_not_read(data: Dataset) -> None:
-    report = carbide.prove(fitted("pipeline"), (data.x[:50], data.y[:50]), threats=[LpBall(eps=0.05)], quiet=True)
+    report = carbide.prove(fitted("pipeline"), (data.x[:30], data.y[:30]), threats=[LpBall(eps=0.05)], quiet=True)
     (bracket,) = report.results.plain.brackets
     assert bracket.certified == bracket.attacked
     assert not any("gradients were not used" in line for line in report.results.not_tested)
-    other = carbide.audit(fitted("naive_bayes"), (data.x[:50], data.y[:50]), threats=[LpBall(eps=0.05)], quiet=True)
+    other = carbide.audit(fitted("naive_bayes"), (data.x[:30], data.y[:30]), threats=[LpBall(eps=0.05)], quiet=True)
     said = [line for line in other.results.not_tested if "gradients were not used" in line]
     assert said == ["evasion: gradients were not used: GaussianNB is not among the classifiers that Carbide reads as nets"]
     silent = carbide.audit(fitted("naive_bayes"), (data.x, data.y), threats=[{"extraction": {"queries": 20}}], quiet=True)
@@ -225,6 +225,22 @@ def test_an_estimator_that_answers_by_itself_is_not_taken_for_its_class(data: Da
     model: Any = wrap(patched, space=data.space, classes=2)
     assert model.access == BLACK_BOX
     assert "differs" in model.notes[0]
+
+
+def test_a_model_that_fails_far_out_is_a_black_box(data: Dataset) -> None:
+    failing: Any = trained(SCORES["logistic"], data)
+    honest = failing.predict_proba
+
+    def near(x: Any) -> Any:
+        if np.abs(x).max() > 50:
+            raise RuntimeError("too far")
+        return honest(x)
+
+    failing.predict_proba = near
+    model: Any = wrap(failing, space=open_space(), classes=2)
+    assert model.access == BLACK_BOX
+    assert "RuntimeError: too far" in model.notes[0]
+    assert wrap(failing, space=data.space, classes=2).access == WHITE_BOX
 
 
 @pytest.mark.parametrize(("make", "match"), [
