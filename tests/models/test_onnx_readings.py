@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+import carbide
 from carbide.evasion._intervals import Box, logit_gaps
 from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.prove.interval_bounds import IntervalBounds
@@ -120,6 +121,24 @@ def test_attacks_and_certificates_run_on_a_file(tmp_path: Any) -> None:
 
 
 # Graphs by hand: what exporters of other libraries and times write --------------------------------------------------
+
+
+def test_a_run_on_a_file_goes_on_from_its_stored_steps(tmp_path: Any) -> None:
+    data = make_dataset(60)
+    blob = from_sklearn("mlp").SerializeToString()
+    seen = []
+    for _ in range(2):  # a model made anew from the same bytes is the same model to the store
+        model = OnnxModel(blob=blob, space=data.space, classes=2)
+        report = carbide.prove(model, (data.x, data.y), threats=[LpBall(eps=0.03)], space=data.space, out=tmp_path, quiet=True)
+        steps = {
+            path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz") if path.parent.name != "evidence" and path.parent.name != "plain"
+        }
+        seen.append((steps, (tmp_path / "results.json").read_bytes()))
+    assert seen[0] == seen[1]
+    assert len(seen[0][0]) > 2
+    (bracket,) = report.results.plain.brackets
+    assert bracket.certified <= bracket.attacked
+    assert any("Carbide's reading" in words for words in bracket.assumptions)
 
 
 def graph(nodes: list[Any], weights: dict[str, np.ndarray], *, row: tuple[int, ...], classes: int = 3, opset: int = 13, batch: Any = "n") -> bytes:
