@@ -142,7 +142,8 @@ class Average:
     def update(self) -> None:
         """Take the weights as they are into the mean."""
         kept = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.mean, [t.detach() for t in self.live], 1 - kept)  # type: ignore[attr-defined]
+        for mean, live in zip(self.mean, self.live, strict=True):
+            mean.lerp_(live.detach(), 1 - kept)
         self.updates += 1
 
     @contextlib.contextmanager
