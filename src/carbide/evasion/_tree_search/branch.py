@@ -1,8 +1,9 @@
 """Depth-first branch and bound over boxes of cells for the least price at which a row's trees say something else.
 
 A box is dropped when its cheapest point costs as much as the best evasion known, or when even the least leaf that each tree can
-reach leaves the sum at or above the cutoff. Before that, every axis is clipped to the cells that the remaining money affords.
-Otherwise, if the box's cheapest point evades it is the new best; if not, the box is split at the cut that tightens the sum most.
+reach leaves the sum at or above the cutoff. Before that, every axis is clipped to the cells that the remaining money affords, and the
+trees to the leaves that it affords. Otherwise, if the box's cheapest point evades it is the new best; if not, the box is split at the
+cut that tightens the sum most.
 """
 
 from __future__ import annotations
@@ -10,42 +11,23 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from carbide.evasion._tree_search.reduce import fewer
+from carbide.evasion._tree_search.narrow import cheapest_cell, grown, least_of, narrow, parts, settle
 from carbide.evasion._tree_search.ties import cheapest, keeps
 
-SMALL = 48  # trees of fewer nodes are not worth cutting down again
-
 
 @njit(cache=True)
-def evades(trees, cell, base, single, cutoff):  # pragma: no cover - compiled
-    """Whether the point in these cells is below the cutoff, summed as the library sums."""
-    return total_at(trees, cell, base, single) < cutoff
-
-
-@njit(cache=True)
-def total_at(trees, cell, base, single):  # pragma: no cover - compiled
+def total_at(forest, place, cell):  # pragma: no cover - compiled
     """The library's sum of the leaves that the point in these cells reaches."""
-    total = base
-    for root in trees.roots:
-        node = root
-        while trees.axis[node] >= 0:
-            node = trees.left[node] if cell[trees.axis[node]] <= trees.cut[node] else trees.right[node]
-        total += trees.value[node]
-        if single:
+    total = forest.base
+    for root in forest.roots:
+        i = settle(forest.node, place, root)
+        while forest.node[i, 0] >= 0:
+            a, t, left, right = parts(forest.node, place, i)
+            i = settle(forest.node, place, left if cell[a] <= t else right)
+        total += forest.value[i]
+        if forest.single:
             total = np.float64(np.float32(total))
     return total
-
-
-@njit(cache=True)
-def cheapest_cell(cells, steep, a, low, high):  # pragma: no cover - compiled
-    """The cheapest of axis a's cells ``low .. high``; prices that rise with distance (``steep``) need no search."""
-    if steep[a]:
-        return min(max(cells.home[a], low), high)
-    best = low
-    for j in range(low, high + 1):
-        if cells.cost[cells.start[a] + j] < cells.cost[cells.start[a] + best]:
-            best = j
-    return best
 
 
 @njit(cache=True)
@@ -97,50 +79,26 @@ def cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, c
 
 
 @njit(cache=True)
-def least_sum(trees, low, high, least):  # pragma: no cover - compiled
-    """The sum over trees of the least leaf that the box reaches; ``least`` gets every node's least leaf."""
-    for i in range(trees.size[0]):
-        a = trees.axis[i]
-        if a < 0:
-            least[i] = trees.value[i]
-        elif high[a] <= trees.cut[i]:
-            least[i] = least[trees.left[i]]
-        elif low[a] > trees.cut[i]:
-            least[i] = least[trees.right[i]]
-        else:
-            least[i] = min(least[trees.left[i]], least[trees.right[i]])
-    total = 0.0
-    for root in trees.roots:
-        total += least[root]
-    return total
+def best_cut(forest, stack, first, last, cells, active, low, high, gain):  # pragma: no cover - compiled
+    """The cut (axis, cell) that raises the sum most on the side that it takes the least leaf from; axis -1 if none is undecided.
 
-
-@njit(cache=True)
-def best_cut(trees, cells, active, low, high, cell, least, reach, gain):  # pragma: no cover - compiled
-    """The undecided cut (axis, cell) that raises the sum most on the side of the cheapest point; axis -1 if none is undecided."""
-    n = trees.size[0]
+    Each tree's way down to its least leaf is walked: a cut on it leaves the least of what branches off up to there.
+    """
     for a in active:
-        gain[cells.start[a] + low[a] : cells.start[a] + high[a]] = -1.0
-    reach[:n] = False
-    for root in trees.roots:
-        reach[root] = True
-    for i in range(n - 1, -1, -1):
-        a = trees.axis[i]
-        if not reach[i] or a < 0:
-            continue
-        goes_left, goes_right = low[a] <= trees.cut[i], high[a] > trees.cut[i]
-        if goes_left:
-            reach[trees.left[i]] = True
-        if goes_right:
-            reach[trees.right[i]] = True
-        if goes_left and goes_right:
-            at = cells.start[a] + trees.cut[i]
-            gain[at] = max(gain[at], 0.0) + abs(least[trees.left[i]] - least[trees.right[i]])
+        gain[cells.start[a] + low[a] : cells.start[a] + high[a]] = 0.0
     axis, cut, most = -1, -1, -1.0
-    for a in active:
-        for j in range(low[a], high[a]):
-            if gain[cells.start[a] + j] > most:
-                most, axis, cut = gain[cells.start[a] + j], a, j
+    for r in range(first, last):
+        i = stack.roots[r]
+        here, other = stack.least[i], np.inf
+        while i >= 0:
+            a, t = stack.node[i, 0], stack.node[i, 1]
+            left, right = least_of(forest, stack, stack.node[i, 2]), least_of(forest, stack, stack.node[i, 3])
+            other = min(other, max(left, right))
+            i = stack.node[i, 2] if left <= right else stack.node[i, 3]
+            at = cells.start[a] + t
+            gain[at] += other - here
+            if gain[at] > most:
+                most, axis, cut = gain[at], a, t
     return axis, cut
 
 
@@ -157,66 +115,97 @@ def clip(cells, worst, active, low, high, cell, upper, cost):  # pragma: no cove
 
 
 @njit(cache=True)
+def sum_at(forest, stack, first, last, cell):  # pragma: no cover - compiled
+    """The sum over a level's undecided trees of the leaves that the point in these cells reaches, in any order."""
+    total = 0.0
+    for r in range(first, last):
+        i = stack.roots[r]
+        while i >= 0:
+            i = stack.node[i, 2] if cell[stack.node[i, 0]] <= stack.node[i, 1] else stack.node[i, 3]
+        total += forest.value[-i - 1]
+    return total
+
+
+@njit(cache=True)
 def branch(
-    trees, spare, ties, i, row, axes, cells, steep, worst, active, base, single, cutoff, slack, upper, first, limit, best, best_tied, work
+    forest, place, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper, first, limit, stamp, best, best_tied, work
 ):  # pragma: no cover - compiled
-    """Search all boxes; returns (least cost or ``upper``, lower bound, boxes looked at, whether a point was found).
+    """Search all boxes; returns (least cost or ``upper``, lower bound, boxes looked at, whether a point was found, the stack as it grew).
 
     ``best`` and ``best_tied`` get the cells and tied values of the best point. ``first`` stops at the first one; ``limit``
-    bounds the boxes. ``trees`` is cut down to the boxes in reach and ``spare`` is room for that.
+    bounds the boxes. ``stamp`` is a number that no earlier row has seen, nor will the ``limit + 1`` after it.
     """
-    least, reach, gain, new, cell, tied, room = work.least, work.reach, work.gain, work.new, work.cell, work.tied, work.room
+    cell, tied, room = work.cell, work.tied, work.room
     width = len(cells.count)
-    stack = np.empty((64, 2, width), np.int64)
-    bounds = np.empty(64)
+    boxes_low, boxes_high = np.empty((64, width), np.int64), np.empty((64, width), np.int64)
+    bounds, parent = np.empty(64), np.empty(64, np.int64)
+    node_end, root_start, root_end, base = np.zeros(66, np.int64), np.zeros(66, np.int64), np.zeros(66, np.int64), np.empty(66)
     for a in range(width):
-        stack[0, 0, a], stack[0, 1, a] = 0, max(cells.count[a] - 1, 0)
-    bounds[0] = 0.0
+        boxes_low[0, a], boxes_high[0, a] = 0, max(cells.count[a] - 1, 0)
+    bounds[0], parent[0], base[0] = 0.0, 0, forest.base
     depth, boxes, found, lower = 1, 0, False, upper
     while depth > 0:
         if boxes >= limit:
             lower = upper
             for k in range(depth):
                 lower = min(lower, bounds[k])
-            return upper, lower, boxes, found
+            return upper, lower, boxes, found, stack
         depth -= 1
         if bounds[depth] >= upper:
             continue
         boxes += 1
-        low, high = stack[depth, 0], stack[depth, 1]
+        low, high, level = boxes_low[depth], boxes_high[depth], parent[depth]
         cost, extra = cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, cell, tied, room)
         if cost >= upper:
             continue
         clip(cells, worst, active, low, high, cell, upper, cost - extra)
-        if least_sum(trees, low, high, least) + base >= cutoff + slack:
+        # The box's trees, cut out of those of the box it came from; level 0 is the forest itself.
+        start, end, whole = root_end[level], node_end[level], level == 0
+        many = len(forest.roots) if whole else root_end[level] - root_start[level]
+        stack = grown(stack, end + (len(forest.node) if whole else end - node_end[level - 1]) + 1, start + many)
+        sure, least, left = base[level], 0.0, start
+        money = np.inf if worst else upper - (cost - extra)
+        for r in range(many):
+            root = forest.roots[r] if whole else stack.roots[root_start[level] + r]
+            new, end = narrow(forest, place, whole, stack, end, root, stamp + boxes, cells, steep, low, high, money, work.way, work.spent)
+            if new < 0:
+                sure += forest.value[-new - 1]
+            else:
+                stack.roots[left] = new
+                left += 1
+                least += stack.least[new]
+        if sure + least >= cutoff + slack:
             continue
-        if evades(trees, cell, base, single, cutoff):
+        if sure + sum_at(forest, stack, start, left, cell) < cutoff + slack and total_at(forest, place, cell) < cutoff:
             upper, found = cost, True
             best[:], best_tied[:] = cell, tied
             if first:
-                return upper, 0.0, boxes, found
+                return upper, 0.0, boxes, found, stack
             continue
-        axis, cut = best_cut(trees, cells, active, low, high, cell, least, reach, gain)
+        axis, cut = best_cut(forest, stack, start, left, cells, active, low, high, work.gain)
         if axis < 0:
             continue
-        if depth == 0 and trees.size[0] > SMALL:  # all that is left is this box
-            fewer(trees, low, high, spare, new, reach)
-            trees, spare = spare, trees
+        level += 1
+        if level + 1 == len(base):
+            node_end, root_start, root_end, base = _longer(node_end), _longer(root_start), _longer(root_end), _longer(base)
+        node_end[level], root_start[level], root_end[level], base[level] = end, start, left, sure
         if depth + 2 > len(bounds):
-            stack, bounds = _longer(stack, bounds)
+            boxes_low, boxes_high, bounds, parent = _longer(boxes_low), _longer(boxes_high), _longer(bounds), _longer(parent)
         near_left = cell[axis] <= cut
-        stack[depth + 1] = stack[depth]  # the side of the cheapest point is looked at first
-        far, near = (0, 1) if near_left else (1, 0)
-        stack[depth, far, axis] = cut + 1 if near_left else cut
-        stack[depth + 1, near, axis] = cut if near_left else cut + 1
-        bounds[depth] = bounds[depth + 1] = cost
+        boxes_low[depth + 1], boxes_high[depth + 1] = boxes_low[depth], boxes_high[depth]  # the side of the cheapest point is looked at first
+        far, near = depth, depth + 1
+        if near_left:
+            boxes_low[far, axis], boxes_high[near, axis] = cut + 1, cut
+        else:
+            boxes_high[far, axis], boxes_low[near, axis] = cut, cut + 1
+        bounds[far] = bounds[near] = cost
+        parent[far] = parent[near] = level
         depth += 2
-    return upper, upper, boxes, found
+    return upper, upper, boxes, found, stack
 
 
 @njit(cache=True)
-def _longer(stack, bounds):  # pragma: no cover - compiled
-    n = len(bounds)
-    wider, more = np.empty((2 * n, *stack.shape[1:]), stack.dtype), np.empty(2 * n)
-    wider[:n], more[:n] = stack, bounds
-    return wider, more
+def _longer(old):  # pragma: no cover - compiled
+    new = np.empty((2 * len(old), *old.shape[1:]), old.dtype)
+    new[: len(old)] = old
+    return new

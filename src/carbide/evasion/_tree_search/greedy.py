@@ -1,7 +1,7 @@
 """A first evasion for the search to improve on: one axis at a time, the move that lowers the sum most for its price.
 
 All single moves of one point are priced together: in each tree only one axis may leave the point, so a walk down the point's
-path with detours of one axis gives the sum after every single move.
+path with detours of one axis gives the sum after every single move. Nothing is cut down before: what the walk does not meet costs nothing.
 """
 
 from __future__ import annotations
@@ -9,85 +9,83 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from carbide.evasion._tree_search.narrow import parts, settle
+
 MOVES = 200
 
 
 @njit(cache=True)
-def _all_moves(trees, cells, active, cell, low, high, change, stack):  # pragma: no cover - compiled
-    """Into ``change`` (one entry a cell, at ``start[a] + a``) what moving one axis alone to that cell adds to the sum."""
+def _all_moves(forest, place, cells, active, cell, low, high, change, stack):  # pragma: no cover - compiled
+    """Into ``change`` (one entry a cell, at ``start[a] + a``) what moving one axis alone to that cell adds to the sum; returns the sum."""
     for a in active:
         change[cells.start[a] + a : cells.start[a] + a + cells.count[a] + 1] = 0.0
-    for root in trees.roots:
-        node = root
-        while trees.axis[node] >= 0:
-            node = trees.left[node] if cell[trees.axis[node]] <= trees.cut[node] else trees.right[node]
-        here = trees.value[node]
-        node = root
-        while trees.axis[node] >= 0:  # low and high: where each axis may go without leaving this path earlier
-            a, cut = trees.axis[node], trees.cut[node]
-            goes_left = cell[a] <= cut
+    total = forest.base
+    for root in forest.roots:
+        depth, i = 0, settle(forest.node, place, root)
+        while forest.node[i, 0] >= 0:  # low and high: where each axis may go without leaving this path earlier
+            a, t, left, right = parts(forest.node, place, i)
+            goes_left = cell[a] <= t
+            stack[depth, 0], stack[depth, 1] = a, goes_left
             if goes_left:
-                stack[0, 0], stack[0, 1], stack[0, 2] = trees.right[node], max(low[a], cut + 1), high[a]
+                stack[depth, 2], stack[depth, 3], stack[depth, 4], stack[depth, 5] = right, max(low[a], t + 1), high[a], high[a]
+                high[a] = min(high[a], t)
             else:
-                stack[0, 0], stack[0, 1], stack[0, 2] = trees.left[node], low[a], min(high[a], cut)
-            if stack[0, 1] <= stack[0, 2]:
-                _detours(trees, cells, cell, a, here, change, stack)
-            if goes_left:
-                high[a] = min(high[a], cut)
-                node = trees.left[node]
+                stack[depth, 2], stack[depth, 3], stack[depth, 4], stack[depth, 5] = left, low[a], min(high[a], t), low[a]
+                low[a] = max(low[a], t + 1)
+            depth, i = depth + 1, settle(forest.node, place, left if goes_left else right)
+        here = forest.value[i]
+        total += here
+        for k in range(depth - 1, -1, -1):
+            a = stack[k, 0]
+            if stack[k, 1]:
+                high[a] = stack[k, 5]
             else:
-                low[a] = max(low[a], cut + 1)
-                node = trees.right[node]
-        node = root
-        while trees.axis[node] >= 0:  # undo
-            a = trees.axis[node]
-            low[a], high[a] = 0, cells.count[a] - 1
-            node = trees.left[node] if cell[a] <= trees.cut[node] else trees.right[node]
+                low[a] = stack[k, 5]
+            if stack[k, 3] <= stack[k, 4]:
+                _detours(forest, place, cells.start[a] + a, cell, a, here, change, stack, k, depth)
     for a in active:
-        total = 0.0
+        sum_ = 0.0
         for j in range(cells.start[a] + a, cells.start[a] + a + cells.count[a]):
-            total += change[j]
-            change[j] = total
+            sum_ += change[j]
+            change[j] = sum_
+    return total
 
 
 @njit(cache=True)
-def _detours(trees, cells, cell, a, here, change, stack):  # pragma: no cover - compiled
-    depth = 1
-    while depth > 0:
+def _detours(forest, place, at, cell, a, here, change, stack, first, top):  # pragma: no cover - compiled
+    """Add the leaves that axis a alone reaches off the path; ``stack[first]`` says from where, and there is room from ``top`` on."""
+    stack[top, 2], stack[top, 3], stack[top, 4] = stack[first, 2], stack[first, 3], stack[first, 4]
+    depth = top + 1
+    while depth > top:
         depth -= 1
-        node, least, most = stack[depth, 0], stack[depth, 1], stack[depth, 2]
-        while trees.axis[node] >= 0:
-            b, cut = trees.axis[node], trees.cut[node]
+        i, least, most = stack[depth, 2], stack[depth, 3], stack[depth, 4]
+        i = settle(forest.node, place, i)
+        while forest.node[i, 0] >= 0:
+            b, t, left, right = parts(forest.node, place, i)
             if b != a:
-                node = trees.left[node] if cell[b] <= cut else trees.right[node]
-            elif most <= cut:
-                node = trees.left[node]
-            elif least > cut:
-                node = trees.right[node]
+                i = left if cell[b] <= t else right
+            elif most <= t:
+                i = left
+            elif least > t:
+                i = right
             else:
-                stack[depth, 0], stack[depth, 1], stack[depth, 2] = trees.right[node], cut + 1, most
+                stack[depth, 2], stack[depth, 3], stack[depth, 4] = right, t + 1, most
                 depth += 1
-                node, most = trees.left[node], cut
-        at = cells.start[a] + a
-        change[at + least] += trees.value[node] - here
-        change[at + most + 1] -= trees.value[node] - here
+                i, most = left, t
+            i = settle(forest.node, place, i)
+        change[at + least] += forest.value[i] - here
+        change[at + most + 1] -= forest.value[i] - here
 
 
 @njit(cache=True)
-def greedy(trees, cells, active, base, cutoff, upper, cell, work):  # pragma: no cover - compiled
+def greedy(forest, place, cells, active, cutoff, upper, cell, work):  # pragma: no cover - compiled
     """Move ``cell`` from home to a point below the cutoff that costs less than ``upper``; returns its cost, or inf."""
-    low, high, change, stack = work.low, work.high, work.change, work.stack
+    low, high, change = work.low, work.high, work.change
     cost, found = 0.0, False
-    total = base
     for a in active:
         cell[a], low[a], high[a] = cells.home[a], 0, cells.count[a] - 1
-    for root in trees.roots:
-        node = root
-        while trees.axis[node] >= 0:
-            node = trees.left[node] if cell[trees.axis[node]] <= trees.cut[node] else trees.right[node]
-        total += trees.value[node]
     for _ in range(MOVES):
-        _all_moves(trees, cells, active, cell, low, high, change, stack)
+        total = _all_moves(forest, place, cells, active, cell, low, high, change, work.way)
         axis, to, score, winning = -1, -1, 0.0, False
         for a in active:
             start = cells.start[a]
@@ -107,7 +105,6 @@ def greedy(trees, cells, active, base, cutoff, upper, cell, work):  # pragma: no
             break
         at = cells.start[axis]
         cost += cells.cost[at + to] - cells.cost[at + cell[axis]]
-        total += change[at + axis + to]
         cell[axis] = to
         found = found or winning
     return cost if found else np.inf

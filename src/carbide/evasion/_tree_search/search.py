@@ -10,8 +10,8 @@ import numpy as np
 
 from carbide.evasion._tree_search.cells import workspace
 from carbide.evasion._tree_search.layout import Forest, forest_of
+from carbide.evasion._tree_search.narrow import stack_space
 from carbide.evasion._tree_search.problem import Problem, ball_problem, budget_problem
-from carbide.evasion._tree_search.reduce import row_space
 from carbide.evasion._tree_search.run import run_rows, work_space
 from carbide.models.trees import Ensemble
 from carbide.space.membership import allowed
@@ -185,14 +185,13 @@ def _nothing(rows: Array, lower: float) -> SearchResult:
 
 def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array, *, frozen: bool) -> SearchResult:
     axes, ties, n = problem.axes, problem.ties, len(rows)
-    cells = workspace(axes, forest)
-    nodes, width = len(forest.feature), len(axes.feature)
-    trees, spare = row_space(nodes, len(forest.roots)), row_space(nodes, len(forest.roots))
-    work = work_space(nodes, width, len(cells.cost), len(ties.axes))
+    cells = workspace(axes, ties, forest)
+    stack = stack_space(2 * len(forest.node), len(forest.roots), forest.shared)
+    work = work_space(forest, axes, ties, len(cells.cost))
     cost, lower, witness = np.full(n, np.inf), np.zeros(n), rows.copy()
     status, boxes = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    run_rows(forest, axes, ties, rows, how.cutoff, 2 * _slack(forest, forest.single), how.budget, how.first, how.boxes, stale, frozen, axes.matrix < 0,
-             problem.worst, cells, trees, spare, work, cost, lower, witness, status, boxes)  # fmt: skip
+    run_rows(forest, axes, ties, rows, how.cutoff, 4 * _slack(forest, forest.single), how.budget, how.first, how.boxes, stale, frozen, axes.matrix < 0,
+             problem.worst, cells, stack, work, cost, lower, witness, status, boxes)  # fmt: skip
     return SearchResult(cost=cost, lower=lower, witness=witness, status=NAMES[status].astype("U7"), nodes=boxes)
 
 
