@@ -11,21 +11,20 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from carbide.evasion._tree_search.narrow import cheapest_cell, grown, least_of, narrow, parts, settle
+from carbide.evasion._tree_search.narrow import cheapest_cell, grown, narrow
 from carbide.evasion._tree_search.ties import cheapest, keeps
 
 
 @njit(cache=True)
-def total_at(forest, place, cell):  # pragma: no cover - compiled
-    """The library's sum of the leaves that the point in these cells reaches."""
-    total = forest.base
+def total_at(forest, node, cell):  # pragma: no cover - compiled
+    """The library's sum of the leaves that the point in these cells reaches in the row's trees ``node``."""
+    total, value, single = forest.base, forest.value, forest.single
     for root in forest.roots:
-        i = settle(forest.node, place, root)
-        while forest.node[i, 0] >= 0:
-            a, t, left, right = parts(forest.node, place, i)
-            i = settle(forest.node, place, left if cell[a] <= t else right)
-        total += forest.value[i]
-        if forest.single:
+        i = np.int64(root)
+        while i >= 0:
+            i = np.int64(node[i, 2] if cell[node[i, 0]] <= node[i, 1] else node[i, 3])
+        total += value[-i - 1]
+        if single:
             total = np.float64(np.float32(total))
     return total
 
@@ -51,7 +50,7 @@ def cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, c
     """
     cost, extra = 0.0, 0.0
     for a in active:
-        cell[a] = cheapest_cell(cells, steep, a, low[a], high[a])
+        cell[a] = cheapest_cell(cells.cost, cells.home[a], steep[a], cells.start[a], low[a], high[a])
         paid = cells.cost[cells.start[a] + cell[a]]
         cost = max(cost, paid) if worst else cost + paid
     for g in range(len(ties.axis_start) - 1):
@@ -84,18 +83,20 @@ def best_cut(forest, stack, first, last, cells, active, low, high, gain):  # pra
 
     Each tree's way down to its least leaf is walked: a cut on it leaves the least of what branches off up to there.
     """
+    node, least, value, roots, offset = stack.node, stack.least, forest.value, stack.roots, cells.start
     for a in active:
-        gain[cells.start[a] + low[a] : cells.start[a] + high[a]] = 0.0
+        gain[offset[a] + low[a] : offset[a] + high[a]] = 0.0
     axis, cut, most = -1, -1, -1.0
     for r in range(first, last):
-        i = stack.roots[r]
-        here, other = stack.least[i], np.inf
+        i = np.int64(roots[r])
+        here, other = least[i], np.inf
         while i >= 0:
-            a, t = stack.node[i, 0], stack.node[i, 1]
-            left, right = least_of(forest, stack, stack.node[i, 2]), least_of(forest, stack, stack.node[i, 3])
-            other = min(other, max(left, right))
-            i = stack.node[i, 2] if left <= right else stack.node[i, 3]
-            at = cells.start[a] + t
+            a, t, left, right = node[i, 0], node[i, 1], node[i, 2], node[i, 3]
+            below = value[-left - 1] if left < 0 else least[left]
+            beside = value[-right - 1] if right < 0 else least[right]
+            other = min(other, max(below, beside))
+            i = np.int64(left if below <= beside else right)
+            at = offset[a] + t
             gain[at] += other - here
             if gain[at] > most:
                 most, axis, cut = gain[at], a, t
@@ -117,18 +118,18 @@ def clip(cells, worst, active, low, high, cell, upper, cost):  # pragma: no cove
 @njit(cache=True)
 def sum_at(forest, stack, first, last, cell):  # pragma: no cover - compiled
     """The sum over a level's undecided trees of the leaves that the point in these cells reaches, in any order."""
-    total = 0.0
+    node, value, roots, total = stack.node, forest.value, stack.roots, 0.0
     for r in range(first, last):
-        i = stack.roots[r]
+        i = np.int64(roots[r])
         while i >= 0:
-            i = stack.node[i, 2] if cell[stack.node[i, 0]] <= stack.node[i, 1] else stack.node[i, 3]
-        total += forest.value[-i - 1]
+            i = np.int64(node[i, 2] if cell[node[i, 0]] <= node[i, 1] else node[i, 3])
+        total += value[-i - 1]
     return total
 
 
 @njit(cache=True)
 def branch(
-    forest, place, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper, first, limit, stamp, best, best_tied, work
+    forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper, first, limit, stamp, best, best_tied, work
 ):  # pragma: no cover - compiled
     """Search all boxes; returns (least cost or ``upper``, lower bound, boxes looked at, whether a point was found, the stack as it grew).
 
@@ -136,13 +137,16 @@ def branch(
     bounds the boxes. ``stamp`` is a number that no earlier row has seen, nor will the ``limit + 1`` after it.
     """
     cell, tied, room = work.cell, work.tied, work.room
-    width = len(cells.count)
+    width = max(1, len(cells.count))
     boxes_low, boxes_high = np.empty((64, width), np.int64), np.empty((64, width), np.int64)
     bounds, parent = np.empty(64), np.empty(64, np.int64)
-    node_end, root_start, root_end, base = np.zeros(66, np.int64), np.zeros(66, np.int64), np.zeros(66, np.int64), np.empty(66)
-    for a in range(width):
-        boxes_low[0, a], boxes_high[0, a] = 0, max(cells.count[a] - 1, 0)
-    bounds[0], parent[0], base[0] = 0.0, 0, forest.base
+    node_start, node_end, root_start, root_end = np.empty(66, np.int64), np.empty(66, np.int64), np.empty(66, np.int64), np.empty(66, np.int64)
+    base, rest = np.empty(66), np.empty(66)
+    boxes_low[0], boxes_high[0] = 0, 0
+    for a in active:
+        boxes_high[0, a] = cells.count[a] - 1
+    bounds[0], parent[0], base[0], rest[0] = 0.0, 0, forest.base, -np.inf
+    node_start[0], node_end[0], root_start[0], root_end[0] = 0, len(forest.node), 0, len(forest.roots)
     depth, boxes, found, lower = 1, 0, False, upper
     while depth > 0:
         if boxes >= limit:
@@ -159,24 +163,16 @@ def branch(
         if cost >= upper:
             continue
         clip(cells, worst, active, low, high, cell, upper, cost - extra)
-        # The box's trees, cut out of those of the box it came from; level 0 is the forest itself.
-        start, end, whole = root_end[level], node_end[level], level == 0
-        many = len(forest.roots) if whole else root_end[level] - root_start[level]
-        stack = grown(stack, end + (len(forest.node) if whole else end - node_end[level - 1]) + 1, start + many)
-        sure, least, left = base[level], 0.0, start
+        start, end = root_end[level], node_end[level]  # the box's trees are cut out of those of the box it came from
+        stack = grown(stack, 2 * end - node_start[level] + 1, 2 * start - root_start[level])
+        roots = stack.roots[root_start[level] : start]
         money = np.inf if worst else upper - (cost - extra)
-        for r in range(many):
-            root = forest.roots[r] if whole else stack.roots[root_start[level] + r]
-            new, end = narrow(forest, place, whole, stack, end, root, stamp + boxes, cells, steep, low, high, money, work.way, work.spent)
-            if new < 0:
-                sure += forest.value[-new - 1]
-            else:
-                stack.roots[left] = new
-                left += 1
-                least += stack.least[new]
+        new = end
+        sure, least, left, end = narrow(forest, stack, cells, steep, roots, start, end, low, high, money, base[level], rest[level],
+                                        cutoff + slack, stamp + boxes, work.way, work.spent)  # fmt: skip
         if sure + least >= cutoff + slack:
             continue
-        if sure + sum_at(forest, stack, start, left, cell) < cutoff + slack and total_at(forest, place, cell) < cutoff:
+        if sure + sum_at(forest, stack, start, left, cell) < cutoff + slack and total_at(forest, stack.node, cell) < cutoff:
             upper, found = cost, True
             best[:], best_tied[:] = cell, tied
             if first:
@@ -187,8 +183,10 @@ def branch(
             continue
         level += 1
         if level + 1 == len(base):
-            node_end, root_start, root_end, base = _longer(node_end), _longer(root_start), _longer(root_end), _longer(base)
-        node_end[level], root_start[level], root_end[level], base[level] = end, start, left, sure
+            node_start, node_end, root_start, root_end = _longer(node_start), _longer(node_end), _longer(root_start), _longer(root_end)
+            base, rest = _longer(base), _longer(rest)
+        node_start[level], node_end[level], root_start[level], root_end[level] = new, end, start, left
+        base[level], rest[level] = sure, least
         if depth + 2 > len(bounds):
             boxes_low, boxes_high, bounds, parent = _longer(boxes_low), _longer(boxes_high), _longer(bounds), _longer(parent)
         near_left = cell[axis] <= cut

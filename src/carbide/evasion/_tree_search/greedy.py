@@ -9,89 +9,77 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from carbide.evasion._tree_search.narrow import parts, settle
-
 MOVES = 200
 
 
 @njit(cache=True)
-def _all_moves(forest, place, cells, active, cell, low, high, change, stack):  # pragma: no cover - compiled
+def _all_moves(forest, node, cells, active, cell, low, high, change, way):  # pragma: no cover - compiled
     """Into ``change`` (one entry a cell, at ``start[a] + a``) what moving one axis alone to that cell adds to the sum; returns the sum."""
+    offset, count, value, total = cells.start, cells.count, forest.value, forest.base
     for a in active:
-        change[cells.start[a] + a : cells.start[a] + a + cells.count[a] + 1] = 0.0
-    total = forest.base
+        change[offset[a] + a : offset[a] + a + count[a] + 1] = 0.0
     for root in forest.roots:
-        depth, i = 0, settle(forest.node, place, root)
-        while forest.node[i, 0] >= 0:  # low and high: where each axis may go without leaving this path earlier
-            a, t, left, right = parts(forest.node, place, i)
+        path, i = 0, np.int64(root)
+        while i >= 0:  # low and high: where each axis may go without leaving this path earlier
+            a, t = node[i, 0], node[i, 1]
             goes_left = cell[a] <= t
-            stack[depth, 0], stack[depth, 1] = a, goes_left
             if goes_left:
-                stack[depth, 2], stack[depth, 3], stack[depth, 4], stack[depth, 5] = right, max(low[a], t + 1), high[a], high[a]
+                way[path, 2], way[path, 3], way[path, 4], way[path, 5] = node[i, 3], max(low[a], t + 1), high[a], high[a]
                 high[a] = min(high[a], t)
             else:
-                stack[depth, 2], stack[depth, 3], stack[depth, 4], stack[depth, 5] = left, low[a], min(high[a], t), low[a]
+                way[path, 2], way[path, 3], way[path, 4], way[path, 5] = node[i, 2], low[a], min(high[a], t), low[a]
                 low[a] = max(low[a], t + 1)
-            depth, i = depth + 1, settle(forest.node, place, left if goes_left else right)
-        here = forest.value[i]
+            way[path, 0], way[path, 1] = a, goes_left
+            path, i = path + 1, np.int64(node[i, 2] if goes_left else node[i, 3])
+        here = value[-i - 1]
         total += here
-        for k in range(depth - 1, -1, -1):
-            a = stack[k, 0]
-            if stack[k, 1]:
-                high[a] = stack[k, 5]
+        for k in range(path - 1, -1, -1):
+            a = way[k, 0]
+            if way[k, 1]:
+                high[a] = way[k, 5]
             else:
-                low[a] = stack[k, 5]
-            if stack[k, 3] <= stack[k, 4]:
-                _detours(forest, place, cells.start[a] + a, cell, a, here, change, stack, k, depth)
-    for a in active:
-        sum_ = 0.0
-        for j in range(cells.start[a] + a, cells.start[a] + a + cells.count[a]):
-            sum_ += change[j]
-            change[j] = sum_
+                low[a] = way[k, 5]
+            if way[k, 3] > way[k, 4]:
+                continue
+            at = offset[a] + a
+            way[path, 2], way[path, 3], way[path, 4] = way[k, 2], way[k, 3], way[k, 4]
+            depth = path + 1
+            while depth > path:  # the leaves that axis a alone reaches from here on
+                depth -= 1
+                i, least, most = way[depth, 2], way[depth, 3], way[depth, 4]
+                while i >= 0:
+                    b, t = np.int64(node[i, 0]), np.int64(node[i, 1])
+                    if b != a:
+                        i = np.int64(node[i, 2] if cell[b] <= t else node[i, 3])
+                    elif most <= t:
+                        i = np.int64(node[i, 2])
+                    elif least > t:
+                        i = np.int64(node[i, 3])
+                    else:
+                        way[depth, 2], way[depth, 3], way[depth, 4] = node[i, 3], t + 1, most
+                        depth += 1
+                        i, most = np.int64(node[i, 2]), t
+                change[at + least] += value[-i - 1] - here
+                change[at + most + 1] -= value[-i - 1] - here
     return total
 
 
 @njit(cache=True)
-def _detours(forest, place, at, cell, a, here, change, stack, first, top):  # pragma: no cover - compiled
-    """Add the leaves that axis a alone reaches off the path; ``stack[first]`` says from where, and there is room from ``top`` on."""
-    stack[top, 2], stack[top, 3], stack[top, 4] = stack[first, 2], stack[first, 3], stack[first, 4]
-    depth = top + 1
-    while depth > top:
-        depth -= 1
-        i, least, most = stack[depth, 2], stack[depth, 3], stack[depth, 4]
-        i = settle(forest.node, place, i)
-        while forest.node[i, 0] >= 0:
-            b, t, left, right = parts(forest.node, place, i)
-            if b != a:
-                i = left if cell[b] <= t else right
-            elif most <= t:
-                i = left
-            elif least > t:
-                i = right
-            else:
-                stack[depth, 2], stack[depth, 3], stack[depth, 4] = right, t + 1, most
-                depth += 1
-                i, most = left, t
-            i = settle(forest.node, place, i)
-        change[at + least] += forest.value[i] - here
-        change[at + most + 1] -= forest.value[i] - here
-
-
-@njit(cache=True)
-def greedy(forest, place, cells, active, cutoff, upper, cell, work):  # pragma: no cover - compiled
+def greedy(forest, node, cells, active, cutoff, upper, cell, work):  # pragma: no cover - compiled
     """Move ``cell`` from home to a point below the cutoff that costs less than ``upper``; returns its cost, or inf."""
-    low, high, change = work.low, work.high, work.change
+    low, high, change, price, offset = work.low, work.high, work.change, cells.cost, cells.start
     cost, found = 0.0, False
     for a in active:
         cell[a], low[a], high[a] = cells.home[a], 0, cells.count[a] - 1
     for _ in range(MOVES):
-        total = _all_moves(forest, place, cells, active, cell, low, high, change, work.way)
+        total = _all_moves(forest, node, cells, active, cell, low, high, change, work.way)
         axis, to, score, winning = -1, -1, 0.0, False
         for a in active:
-            start = cells.start[a]
-            for j in range(cells.count[a]):
-                extra = cells.cost[start + j] - cells.cost[start + cell[a]]
-                after = total + change[start + a + j]
+            start, after = offset[a], total
+            now = price[start + cell[a]]
+            for j in range(high[a] + 1):
+                after += change[start + a + j]
+                extra = price[start + j] - now
                 if j == cell[a] or cost + extra >= upper:
                     continue
                 if after < cutoff:
@@ -103,8 +91,7 @@ def greedy(forest, place, cells, active, cutoff, upper, cell, work):  # pragma: 
                         axis, to, score = a, j, worth
         if axis < 0:
             break
-        at = cells.start[axis]
-        cost += cells.cost[at + to] - cells.cost[at + cell[axis]]
+        cost += price[offset[axis] + to] - price[offset[axis] + cell[axis]]
         cell[axis] = to
         found = found or winning
     return cost if found else np.inf

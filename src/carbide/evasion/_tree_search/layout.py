@@ -17,8 +17,8 @@ from carbide.types import Array
 class Forest(NamedTuple):
     """Trees with one number a leaf: the row evades where the library's sum of them is below the cutoff.
 
-    ``node`` ``(m, 4)`` int32: number of the threshold among all ``cuts`` (-1 = leaf), left child, right child, whether NaN goes left;
-    ``value`` ``(m,)`` of leaves, ``roots`` ``(t,)``; ``cuts`` ``(c,)`` float64 ascending within feature f's ``start[f] : start[f + 1]``, and
+    ``node`` ``(m, 4)`` int32: number of the threshold among all ``cuts`` (-1 = leaf), left child, right child, whether NaN goes left. In place of
+    a leaf's number, children and ``roots`` ``(t,)`` hold ``-number - 1``. ``value`` ``(m,)`` of leaves; ``cuts`` ``(c,)`` float64 ascending within feature f's ``start[f] : start[f + 1]``, and
     ``above`` the next larger doubles; ``base`` and ``single`` say how the library sums; ``shared``: whether any node has two parents.
     """
 
@@ -90,9 +90,14 @@ def forest_of(ensemble: Ensemble, value: Array, base: float) -> Forest:
     new[1:] = (np.diff(feature[order]) != 0) | (np.diff(threshold[order]) != 0)
     node = np.full((len(ensemble.feature), 4), -1, np.int32)
     node[inner[order], 0] = np.cumsum(new) - 1
-    node[:, 1:3], node[:, 3] = ensemble.children, ensemble.missing_left
+    node[:, 1:3], node[:, 3] = _named(ensemble.children, ensemble.feature), ensemble.missing_left
     cuts, start = threshold[order][new], np.searchsorted(feature[order][new], np.arange(ensemble.features + 1))
     children = ensemble.children[inner].ravel()
     shared = len(children) > 0 and int(np.bincount(children).max()) > 1
-    return Forest(node=node, value=np.ascontiguousarray(value, np.float64), roots=ensemble.roots, cuts=cuts, above=np.nextafter(cuts, np.inf),
+    return Forest(node=node, value=np.ascontiguousarray(value, np.float64), roots=_named(ensemble.roots, ensemble.feature), cuts=cuts, above=np.nextafter(cuts, np.inf),
                   start=start.astype(np.int64), base=float(base), single=ensemble.single, shared=shared)  # fmt: skip
+
+
+def _named(nodes: Array, feature: Array) -> Array:
+    """Numbers of nodes, those of leaves below 0."""
+    return np.where(feature[nodes] < 0, -nodes - 1, nodes).astype(np.int32)

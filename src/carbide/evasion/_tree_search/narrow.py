@@ -14,13 +14,15 @@ from numba import njit
 from carbide.types import Array
 
 LEFT, RIGHT, MISSING, FLIPPED = -1, -2, -3, -4  # in place of an axis: where a cut sends the row, or (FLIPPED - axis) that the sides change places
+ALWAYS = np.int32(2**31 - 1)
 
 
 class Stack(NamedTuple):
     """Levels of trees: ``node`` ``(s, 4)`` int32 (axis, cell, left, right: left where the axis's cell is at most this one) and ``least`` ``(s,)``,
     the least leaf below each. A number below 0 in place of a node is leaf ``-number - 1`` of the forest.
 
-    ``roots`` ``(r,)`` are the undecided trees of all levels, ``memo`` ``(s, 2)`` remembers nodes of several parents.
+    The first level is the whole forest as the row sees it, node by node. ``roots`` ``(r,)`` are the undecided trees of the levels above it,
+    ``memo`` ``(s, 2)`` remembers nodes of several parents.
     """
 
     node: Array
@@ -53,117 +55,124 @@ def grown(stack, nodes, roots):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def settle(node, place, i):  # pragma: no cover - compiled
-    """From node i of the forest on, the first leaf or node that the row's place does not decide."""
-    while node[i, 0] >= 0:
-        a = place[node[i, 0], 0]
-        if a >= 0 or a <= FLIPPED:
-            return i
-        i = node[i, 1] if a == LEFT or (a == MISSING and node[i, 3] != 0) else node[i, 2]
-    return i
+def read(forest, place, node):  # pragma: no cover - compiled
+    """Write the forest as the row sees it: nodes that it decides compare any axis with a cell beyond all or before all."""
+    trees = forest.node
+    for i in range(len(trees)):
+        c = trees[i, 0]
+        if c < 0:
+            continue
+        a, t, left, right = place[c, 0], place[c, 1], trees[i, 1], trees[i, 2]
+        if a < 0:
+            if a <= FLIPPED:
+                a, left, right = np.int32(FLIPPED - a), right, left
+            else:
+                t = ALWAYS if a == LEFT or (a == MISSING and trees[i, 3] != 0) else np.int32(-1)
+                a = np.int32(0)
+        node[i, 0], node[i, 1], node[i, 2], node[i, 3] = a, t, left, right
 
 
 @njit(cache=True)
-def parts(node, place, i):  # pragma: no cover - compiled
-    """Axis, cell, left and right child of an undecided node of the forest."""
-    c = node[i, 0]
-    a, t = place[c, 0], place[c, 1]
-    if a <= FLIPPED:
-        return FLIPPED - a, t, node[i, 2], node[i, 1]
-    return a, t, node[i, 1], node[i, 2]
-
-
-@njit(cache=True)
-def cheapest_cell(cells, steep, a, low, high):  # pragma: no cover - compiled
-    """The cheapest of axis a's cells ``low .. high``; prices that rise with distance (``steep``) need no search."""
-    if steep[a]:
-        return min(max(cells.home[a], low), high)
+def cheapest_cell(cost, home, steep, start, low, high):  # pragma: no cover - compiled
+    """The cheapest of an axis's cells ``low .. high``; prices that rise with distance (``steep``) need no search."""
+    if steep:
+        return min(max(home, low), high)
     best = low
     for j in range(low, high + 1):
-        if cells.cost[cells.start[a] + j] < cells.cost[cells.start[a] + best]:
+        if cost[start + j] < cost[start + best]:
             best = j
     return best
 
 
 @njit(cache=True)
-def least_of(forest, stack, i):  # pragma: no cover - compiled
-    """The least leaf below a node of the stack."""
-    return stack.least[i] if i >= 0 else forest.value[-i - 1]
+def narrow(forest, stack, cells, steep, roots, to, end, low, high, room, sure, rest, limit, stamp, way, spent):  # pragma: no cover - compiled
+    """Cut the trees ``roots`` down to the box ``low .. high`` and to moves worth less than ``room``, onto the stack from node ``end``, root ``to`` on.
 
-
-@njit(cache=True)
-def narrow(forest, place, whole, stack, end, root, stamp, cells, steep, low, high, room, way, spent):  # pragma: no cover - compiled
-    """Cut one tree down to the box ``low .. high`` and to moves worth less than ``room``; returns its new root and the stack's end.
-
-    ``root`` is a node of the forest if ``whole``, else of the stack. ``way`` and ``spent`` are scratch. A tree of shared nodes is cut by the
-    box alone, as what a way down has cost is no property of the node.
+    ``sure`` is the sum of all trees that are decided, ``rest`` that of the roots' least leaves. Returns (sum of decided trees, of the
+    others' least leaves, end of roots, end of nodes); the second is inf if their sum reaches ``limit``, so that no point of the box
+    evades, and the work then ends. ``way`` and ``spent`` are scratch. Nodes of several parents are cut by the box alone, as what a
+    way down has cost is no property of the node.
     """
-    node, least = stack.node, stack.least
-    shared, depth, i, paid = forest.shared, 0, root, 0.0
+    value, shared = forest.value, forest.shared
+    node, least, out, memo = stack.node, stack.least, stack.roots, stack.memo
+    cost, home, first = cells.cost, cells.home, cells.start
+    added = 0.0
     a, t, left, right = 0, 0, 0, 0
-    while True:
-        result = 0
-        while True:  # down to a leaf or a node with two sides
-            if whole:
-                i = settle(forest.node, place, i)
-                if forest.node[i, 0] < 0:
-                    result = -i - 1
-                    break
-                a, t, left, right = parts(forest.node, place, i)
-            else:
+    for root in roots:
+        depth, i, paid = 0, np.int64(root), 0.0
+        open_ = True
+        result = np.int64(0)
+        while open_:
+            while True:  # down to a leaf or a node with two sides
                 if i < 0:
                     result = i
                     break
                 a, t, left, right = node[i, 0], node[i, 1], node[i, 2], node[i, 3]
-            if high[a] <= t:
-                i = left
-                continue
-            if low[a] > t:
-                i = right
-                continue
-            over = paid
-            if shared:
-                if stack.memo[i, 1] == stamp:
-                    result = stack.memo[i, 0]
-                    break
-            elif room < np.inf:
-                start = cells.start[a]
-                here = cells.cost[start + cheapest_cell(cells, steep, a, low[a], high[a])]
-                to_left = paid + (cells.cost[start + cheapest_cell(cells, steep, a, low[a], t)] - here)
-                over = paid + (cells.cost[start + cheapest_cell(cells, steep, a, t + 1, high[a])] - here)
-                if to_left >= room:  # then the cheapest cell lies on the other side, and going there costs nothing more
-                    i = right
+                if high[a] <= t:
+                    i = np.int64(left)
                     continue
-                if over >= room:
-                    i = left
+                if low[a] > t:
+                    i = np.int64(right)
                     continue
-                paid = to_left
-            way[depth, 0], way[depth, 1], way[depth, 2], way[depth, 3], way[depth, 4], way[depth, 5] = a, t, right, 0, high[a], i
-            spent[depth] = over
-            if not shared:
-                high[a] = t
-            depth, i = depth + 1, left
-        while depth > 0:  # up to a node whose right side is still to come
-            top = depth - 1
-            a, t = way[top, 0], way[top, 1]
-            if way[top, 3] == 0:
-                way[top, 3], way[top, 6] = 1, result
-                high[a] = way[top, 4]
-                way[top, 4] = low[a]
+                over = paid
+                if shared:
+                    if memo[i, 1] == stamp:
+                        result = memo[i, 0]
+                        break
+                elif room < np.inf:
+                    start, at = first[a], home[a]
+                    if steep[a] and at <= t:  # the near side costs nothing more
+                        over = paid + (cost[start + t + 1] - cost[start + max(at, low[a])])
+                    elif steep[a]:
+                        paid += cost[start + t] - cost[start + min(at, high[a])]
+                    else:
+                        here = cost[start + cheapest_cell(cost, at, False, start, low[a], high[a])]
+                        over = paid + (cost[start + cheapest_cell(cost, at, False, start, t + 1, high[a])] - here)
+                        paid += cost[start + cheapest_cell(cost, at, False, start, low[a], t)] - here
+                    if paid >= room:
+                        i, paid = np.int64(right), over
+                        continue
+                    if over >= room:
+                        i = np.int64(left)
+                        continue
+                way[depth, 0], way[depth, 1], way[depth, 2], way[depth, 3], way[depth, 4], way[depth, 5] = a, t, right, 0, high[a], i
+                spent[depth] = over
                 if not shared:
-                    low[a] = t + 1
-                i, paid = way[top, 2], spent[top]
-                break
-            low[a] = way[top, 4]
-            left, right = way[top, 6], result
-            if left != right and not (left < 0 and right < 0 and forest.value[-left - 1] == forest.value[-right - 1]):
-                node[end, 0], node[end, 1], node[end, 2], node[end, 3] = a, t, left, right
-                least[end] = min(least_of(forest, stack, left), least_of(forest, stack, right))
-                result, end = end, end + 1
-            else:
-                result = left
-            if shared:
-                stack.memo[way[top, 5], 0], stack.memo[way[top, 5], 1] = result, stamp
-            depth = top
+                    high[a] = t
+                depth, i = depth + 1, np.int64(left)
+            open_ = False
+            while depth > 0:  # up to a node whose right side is still to come
+                top = depth - 1
+                a, t = way[top, 0], way[top, 1]
+                if way[top, 3] == 0:
+                    way[top, 3], way[top, 6] = 1, result
+                    high[a] = way[top, 4]
+                    way[top, 4] = low[a]
+                    if not shared:
+                        low[a] = t + 1
+                    i, paid, open_ = way[top, 2], spent[top], True
+                    break
+                low[a] = way[top, 4]
+                left, right = way[top, 6], result
+                below = value[-left - 1] if left < 0 else least[left]
+                beside = value[-right - 1] if right < 0 else least[right]
+                if left != right and not (left < 0 and right < 0 and below == beside):
+                    node[end, 0], node[end, 1], node[end, 2], node[end, 3] = a, t, left, right
+                    least[end] = min(below, beside)
+                    result, end = end, end + 1
+                else:
+                    result = left
+                if shared:
+                    memo[way[top, 5], 0], memo[way[top, 5], 1] = result, stamp
+                depth = top
+        if result < 0:
+            sure += value[-result - 1]
         else:
-            return result, end
+            out[to] = result
+            to += 1
+            added += least[result]
+        if root >= 0:
+            rest -= least[root]
+        if sure + added + rest >= limit:
+            return sure, np.inf, to, end
+    return sure, added, to, end

@@ -11,6 +11,7 @@ from carbide.evasion._tree_search.branch import branch, cheapest_point, total_at
 from carbide.evasion._tree_search.cells import fill_cells
 from carbide.evasion._tree_search.greedy import greedy
 from carbide.evasion._tree_search.layout import Axes, Forest, Ties
+from carbide.evasion._tree_search.narrow import read
 from carbide.evasion._tree_search.ties import LARGEST
 from carbide.types import Array
 
@@ -33,7 +34,7 @@ class Work(NamedTuple):
 
 def work_space(forest: Forest, axes: Axes, ties: Ties, total: int) -> Work:
     """Scratch for these trees and axes with so many cells in all."""
-    width, longest = len(axes.feature), len(forest.node) + 2
+    width, longest = max(1, len(axes.feature)), len(forest.node) + 2
     return Work(gain=np.zeros(total + 1), cell=np.zeros(width, np.int64), tied=np.zeros(len(ties.axes)), room=np.zeros((3, LARGEST)),
                 low=np.zeros(width, np.int64), high=np.zeros(width, np.int64), change=np.zeros(total + width + 1),
                 way=np.empty((longest, 7), np.int64), spent=np.empty(longest))  # fmt: skip
@@ -44,11 +45,13 @@ def run_rows(
     forest, axes, ties, x, cutoff, slack, budget, first, limit, stale, frozen, steep, worst, cells, stack, work, cost, lower, witness, status, boxes
 ):  # pragma: no cover - compiled
     """Search every row of ``x`` ``(n, d)``; results go to the arrays that come last, one entry a row."""
+    stack.roots[: len(forest.roots)] = forest.roots
     width, place, stamp = len(axes.feature), cells.place, 0
-    best, best_tied = np.zeros(width, np.int64), np.zeros(len(ties.axes))
+    best, best_tied = np.zeros(max(1, width), np.int64), np.zeros(len(ties.axes))
     for i in range(len(x)):
         row = x[i]
         fill_cells(axes, forest, row, i, budget, cells, frozen)
+        read(forest, place, stack.node)
         witness[i] = row
         active = np.flatnonzero(cells.count > 1)
         for a in range(width):
@@ -56,13 +59,13 @@ def run_rows(
             work.low[a], work.high[a] = 0, max(cells.count[a] - 1, 0)
         for k in range(len(ties.axes)):
             best_tied[k] = row[axes.feature[ties.axes[k]]]
-        if total_at(forest, place, best) < cutoff:
+        if total_at(forest, stack.node, best) < cutoff:
             cost[i], lower[i], status[i], boxes[i] = 0.0, 0.0, EXACT, 0
             _write(axes, cells, ties, best, best_tied, row, stale[i], witness[i])
             continue
         upper, found = budget, False
-        paid = np.inf if worst else greedy(forest, place, cells, active, cutoff, upper, best, work)
-        if paid < upper and total_at(forest, place, best) < cutoff:
+        paid = np.inf if worst else greedy(forest, stack.node, cells, active, cutoff, upper, best, work)
+        if paid < upper and total_at(forest, stack.node, best) < cutoff:
             for a in active:
                 work.low[a] = work.high[a] = best[a]
             paid, _ = cheapest_point(ties, i, row, axes, cells, steep, worst, active, work.low, work.high, work.cell, best_tied, work.room)
@@ -70,7 +73,7 @@ def run_rows(
                 upper, found = paid, True
         boxes[i], lower[i] = 0, 0.0
         if not (first and found):
-            upper, lower[i], boxes[i], better, stack = branch(forest, place, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper,
+            upper, lower[i], boxes[i], better, stack = branch(forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper,
                                                               first, limit, stamp, best, best_tied, work)  # fmt: skip
             stamp += boxes[i] + 1
             found = found or better

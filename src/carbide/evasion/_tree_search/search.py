@@ -174,7 +174,7 @@ def _signs(ensemble: Ensemble, own: int, other: int) -> Array:
 
 def _slack(forest: Forest, single: bool) -> float:
     """More than any order of summing the leaves can change the sum."""
-    largest = np.abs(forest.value).max(initial=0.0) * len(forest.roots) + abs(forest.base)
+    largest = np.maximum.reduceat(np.abs(forest.value), np.maximum(forest.roots, -forest.roots - 1)).sum() + abs(forest.base)
     return (len(forest.roots) + 2) * float(largest) * (2.0**-24 if single else 2.0**-53)
 
 
@@ -186,11 +186,11 @@ def _nothing(rows: Array, lower: float) -> SearchResult:
 def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array, *, frozen: bool) -> SearchResult:
     axes, ties, n = problem.axes, problem.ties, len(rows)
     cells = workspace(axes, ties, forest)
-    stack = stack_space(2 * len(forest.node), len(forest.roots), forest.shared)
+    stack = stack_space(3 * len(forest.node) + 3, len(forest.roots), forest.shared)
     work = work_space(forest, axes, ties, len(cells.cost))
     cost, lower, witness = np.full(n, np.inf), np.zeros(n), rows.copy()
     status, boxes = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    run_rows(forest, axes, ties, rows, how.cutoff, 4 * _slack(forest, forest.single), how.budget, how.first, how.boxes, stale, frozen, axes.matrix < 0,
+    run_rows(forest, axes, ties, rows, how.cutoff, _slack(forest, forest.single) + 16 * _slack(forest, False), how.budget, how.first, how.boxes, stale, frozen, axes.matrix < 0,
              problem.worst, cells, stack, work, cost, lower, witness, status, boxes)  # fmt: skip
     return SearchResult(cost=cost, lower=lower, witness=witness, status=NAMES[status].astype("U7"), nodes=boxes)
 
