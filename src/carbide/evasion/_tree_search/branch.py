@@ -15,6 +15,7 @@ from carbide.evasion._tree_search.narrow import cheapest_cell, grown, narrow
 from carbide.evasion._tree_search.ties import cheapest, keeps
 
 
+
 @njit(cache=True)
 def total_at(forest, node, cell):  # pragma: no cover - compiled
     """The library's sum of the leaves that the point in these cells reaches in the row's trees ``node``."""
@@ -30,12 +31,11 @@ def total_at(forest, node, cell):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def cell_with(cells, a, v, low, high):  # pragma: no cover - compiled
-    """The cell of axis a in ``low .. high`` that holds the value v."""
-    start = cells.start[a]
+def cell_with(top, start, v, low, high):  # pragma: no cover - compiled
+    """The cell of ``low .. high`` that holds the value v, of the axis whose cells' largest values lie from ``start`` on in ``top``."""
     while low < high:
         middle = (low + high) // 2
-        if v <= cells.high[start + middle]:
+        if v <= top[start + middle]:
             high = middle
         else:
             low = middle + 1
@@ -43,52 +43,77 @@ def cell_with(cells, a, v, low, high):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, cell, tied, room):  # pragma: no cover - compiled
+def cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, cell, tied, work):  # pragma: no cover - compiled
     """The cheapest allowed point of a box: its cost (inf if none) and the extra that ties add; cells in ``cell``, tied values in ``tied``.
 
     The cost is the sum over axes or, if ``worst``, the largest one; then there are no ties.
     """
-    cost, extra = 0.0, 0.0
+    cost, extra, price, home, start = 0.0, 0.0, cells.cost, cells.home, cells.start
     for a in active:
-        cell[a] = cheapest_cell(cells.cost, cells.home[a], steep[a], cells.start[a], low[a], high[a])
-        paid = cells.cost[cells.start[a] + cell[a]]
+        cell[a] = min(max(home[a], low[a]), high[a]) if steep[a] else cheapest_cell(price, home[a], False, start[a], low[a], high[a])
+        paid = price[start[a] + cell[a]]
         cost = max(cost, paid) if worst else cost + paid
-    for g in range(len(ties.axis_start) - 1):
-        first, last = ties.axis_start[g], ties.axis_start[g + 1]
-        alone = 0.0
-        for k in range(first, last):
-            a = ties.axes[k]
-            room[0, k - first] = row[axes.feature[a]]
-            if cells.count[a] > 0:
-                at = cells.start[a] + cell[a]
-                room[0, k - first] = cells.value[at]
-                alone += cells.cost[at]
-        if keeps(ties, g, i, room[0], row, axes):
-            tied[first:last] = room[0, : last - first]
-            continue
-        paid = cheapest(ties, g, i, row, axes, cells, low, high, tied[first:last], room[0], room[1:])
-        if not paid < np.inf:
-            return np.inf, np.inf
-        extra += max(0.0, paid - alone)
-        for k in range(first, last):
-            a = ties.axes[k]
-            if cells.count[a] > 0:
-                cell[a] = cell_with(cells, a, tied[k], low[a], high[a])
+    if len(ties.axes) > 0:
+        extra = _tied(ties, i, row, axes, cells, low, high, cell, tied, work)
     return cost + extra, extra
 
 
 @njit(cache=True)
-def best_cut(forest, stack, first, last, cells, active, low, high, gain):  # pragma: no cover - compiled
+def _tied(ties, i, row, axes, cells, low, high, cell, tied, work):  # pragma: no cover - compiled
+    """What ties add to the cost of the cheapest point, whose cells and tied values are set; inf where they allow none.
+
+    Each group's last answer is remembered, with the part of the box that it is about: most boxes only split other axes.
+    """
+    extra, members, memo, answer, added, count = 0.0, ties.axes, work.memo, work.answer, work.added, cells.count
+    for g in range(len(ties.axis_start) - 1):
+        first, last = ties.axis_start[g], ties.axis_start[g + 1]
+        same = True
+        for k in range(first, last):
+            same = same and memo[0, k] == low[members[k]] and memo[1, k] == high[members[k]]
+        if not same:
+            for k in range(first, last):
+                memo[0, k], memo[1, k] = low[members[k]], high[members[k]]
+            added[g] = _group(ties, g, i, row, axes, cells, low, high, cell, answer[first:last], work.room)
+        if not added[g] < np.inf:
+            return np.inf
+        extra += added[g]
+        for k in range(first, last):
+            tied[k] = answer[k]
+            if count[members[k]] > 0:
+                cell[members[k]] = cell_with(cells.high, cells.start[members[k]], tied[k], low[members[k]], high[members[k]])
+    return extra
+
+
+@njit(cache=True)
+def _group(ties, g, i, row, axes, cells, low, high, cell, answer, room):  # pragma: no cover - compiled
+    """What group g's ties add to the cost of its axes' cheapest cells; the values go to ``answer``."""
+    first, last, start = ties.axis_start[g], ties.axis_start[g + 1], cells.start
+    alone = 0.0
+    for k in range(first, last):
+        a = ties.axes[k]
+        answer[k - first] = row[axes.feature[a]]
+        if cells.count[a] > 0:
+            answer[k - first] = cells.value[start[a] + cell[a]]
+            alone += cells.cost[start[a] + cell[a]]
+    if keeps(ties, g, i, answer, row, axes):
+        return 0.0
+    paid = cheapest(ties, g, i, row, axes, cells, low, high, answer, room[0], room[1:])
+    return max(0.0, paid - alone)
+
+
+@njit(cache=True)
+def best_cut(forest, stack, first, last, cells, active, low, high, cell, money, gain):  # pragma: no cover - compiled
     """The cut (axis, cell) that raises the sum most on the side that it takes the least leaf from; axis -1 if none is undecided.
 
-    Each tree's way down to its least leaf is walked: a cut on it leaves the least of what branches off up to there.
+    Each tree's way down to its least leaf is walked: a cut on it leaves the least of what branches off up to there. Cuts whose far side
+    takes much of the ``money`` count for up to twice as much.
     """
-    node, least, value, roots, offset = stack.node, stack.least, forest.value, stack.roots, cells.start
+    node, least, value, roots, offset, price = stack.node, stack.least, forest.value, stack.roots, cells.start, cells.cost
     for a in active:
         gain[offset[a] + low[a] : offset[a] + high[a]] = 0.0
     axis, cut, most = -1, -1, -1.0
     for r in range(first, last):
-        i = np.int64(roots[r])
+        i = np.int64(roots[r, 0])
         here, other = least[i], np.inf
         while i >= 0:
             a, t, left, right = node[i, 0], node[i, 1], node[i, 2], node[i, 3]
@@ -98,20 +123,23 @@ def best_cut(forest, stack, first, last, cells, active, low, high, gain):  # pra
             i = np.int64(left if below <= beside else right)
             at = offset[a] + t
             gain[at] += other - here
-            if gain[at] > most:
-                most, axis, cut = gain[at], a, t
+            far = price[at + 1] if cell[a] <= t else price[at]
+            score = gain[at] * (1.0 + (far - price[offset[a] + cell[a]]) / money)
+            if score > most:
+                most, axis, cut = score, a, t
     return axis, cut
 
 
 @njit(cache=True)
 def clip(cells, worst, active, low, high, cell, upper, cost):  # pragma: no cover - compiled
     """Drop from both ends of every axis the cells that bring the box's least cost, ``cost``, up to ``upper``."""
+    price, offset = cells.cost, cells.start
     for a in active:
-        start = cells.start[a]
-        most = upper if worst else upper - cost + cells.cost[start + cell[a]]
-        while low[a] < cell[a] and cells.cost[start + low[a]] >= most:
+        start = offset[a]
+        most = upper if worst else upper - cost + price[start + cell[a]]
+        while low[a] < cell[a] and price[start + low[a]] >= most:
             low[a] += 1
-        while high[a] > cell[a] and cells.cost[start + high[a]] >= most:
+        while high[a] > cell[a] and price[start + high[a]] >= most:
             high[a] -= 1
 
 
@@ -120,7 +148,7 @@ def sum_at(forest, stack, first, last, cell):  # pragma: no cover - compiled
     """The sum over a level's undecided trees of the leaves that the point in these cells reaches, in any order."""
     node, value, roots, total = stack.node, forest.value, stack.roots, 0.0
     for r in range(first, last):
-        i = np.int64(roots[r])
+        i = np.int64(roots[r, 0])
         while i >= 0:
             i = np.int64(node[i, 2] if cell[node[i, 0]] <= node[i, 1] else node[i, 3])
         total += value[-i - 1]
@@ -136,7 +164,7 @@ def branch(
     ``best`` and ``best_tied`` get the cells and tied values of the best point. ``first`` stops at the first one; ``limit``
     bounds the boxes. ``stamp`` is a number that no earlier row has seen, nor will the ``limit + 1`` after it.
     """
-    cell, tied, room = work.cell, work.tied, work.room
+    cell, tied = work.cell, work.tied
     width = max(1, len(cells.count))
     boxes_low, boxes_high = np.empty((64, width), np.int64), np.empty((64, width), np.int64)
     bounds, parent = np.empty(64), np.empty(64, np.int64)
@@ -159,7 +187,7 @@ def branch(
             continue
         boxes += 1
         low, high, level = boxes_low[depth], boxes_high[depth], parent[depth]
-        cost, extra = cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, cell, tied, room)
+        cost, extra = cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, cell, tied, work)
         if cost >= upper:
             continue
         clip(cells, worst, active, low, high, cell, upper, cost - extra)
@@ -172,13 +200,14 @@ def branch(
                                         cutoff + slack, stamp + boxes, work.way, work.spent)  # fmt: skip
         if sure + least >= cutoff + slack:
             continue
-        if sure + sum_at(forest, stack, start, left, cell) < cutoff + slack and total_at(forest, stack.node, cell) < cutoff:
+        now = sure + sum_at(forest, stack, start, left, cell)
+        if now < cutoff + slack and total_at(forest, stack.node, cell) < cutoff:
             upper, found = cost, True
             best[:], best_tied[:] = cell, tied
             if first:
                 return upper, 0.0, boxes, found, stack
             continue
-        axis, cut = best_cut(forest, stack, start, left, cells, active, low, high, work.gain)
+        axis, cut = best_cut(forest, stack, start, left, cells, active, low, high, cell, money, work.gain)
         if axis < 0:
             continue
         level += 1

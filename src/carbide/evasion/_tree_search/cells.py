@@ -60,11 +60,16 @@ def price(axes, a, v, w):  # pragma: no cover - compiled
         if i != np.floor(i) or j != np.floor(j) or min(i, j) < 0 or max(i, j) >= axes.size[a]:
             return np.inf
         return axes.moves[axes.matrix[a] + int(i) * axes.size[a] + int(j)]
-    rate = axes.up[a] if w > v else axes.down[a]
+    return rated(v, w, axes.up[a] if w > v else axes.down[a], axes.fixed[a], axes.power[a])
+
+
+@njit(cache=True)
+def rated(v, w, rate, fixed, power):  # pragma: no cover - compiled
+    """What moving from v to another value w costs at a rate."""
     if rate == 0.0:
-        return axes.fixed[a]
+        return fixed
     way = abs(w - v)
-    return axes.fixed[a] + rate * (way if axes.power[a] == 1.0 else way ** axes.power[a])
+    return fixed + rate * (way if power == 1.0 else way**power)
 
 
 @njit(cache=True)

@@ -25,6 +25,9 @@ class Work(NamedTuple):
     cell: Array
     tied: Array
     room: Array
+    memo: Array
+    answer: Array
+    added: Array
     low: Array
     high: Array
     change: Array
@@ -36,8 +39,9 @@ def work_space(forest: Forest, axes: Axes, ties: Ties, total: int) -> Work:
     """Scratch for these trees and axes with so many cells in all."""
     width, longest = max(1, len(axes.feature)), len(forest.node) + 2
     return Work(gain=np.zeros(total + 1), cell=np.zeros(width, np.int64), tied=np.zeros(len(ties.axes)), room=np.zeros((3, LARGEST)),
+                memo=np.zeros((2, len(ties.axes)), np.int64), answer=np.zeros(len(ties.axes)), added=np.zeros(len(ties.axis_start)),
                 low=np.zeros(width, np.int64), high=np.zeros(width, np.int64), change=np.zeros(total + width + 1),
-                way=np.empty((longest, 7), np.int64), spent=np.empty(longest))  # fmt: skip
+                way=np.empty((longest, 7), np.int64), spent=np.empty((longest, 2)))  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
@@ -45,14 +49,14 @@ def run_rows(
     forest, axes, ties, x, cutoff, slack, budget, first, limit, stale, frozen, steep, worst, cells, stack, work, cost, lower, witness, status, boxes
 ):  # pragma: no cover - compiled
     """Search every row of ``x`` ``(n, d)``; results go to the arrays that come last, one entry a row."""
-    stack.roots[: len(forest.roots)] = forest.roots
+    stack.roots[: len(forest.roots), 0], stack.roots[: len(forest.roots), 1] = forest.roots, np.arange(len(forest.roots))
     width, place, stamp = len(axes.feature), cells.place, 0
     best, best_tied = np.zeros(max(1, width), np.int64), np.zeros(len(ties.axes))
     for i in range(len(x)):
         row = x[i]
         fill_cells(axes, forest, row, i, budget, cells, frozen)
         read(forest, place, stack.node)
-        witness[i] = row
+        witness[i], work.memo[:] = row, -1
         active = np.flatnonzero(cells.count > 1)
         for a in range(width):
             best[a] = work.cell[a] = cells.home[a]
@@ -68,7 +72,7 @@ def run_rows(
         if paid < upper and total_at(forest, stack.node, best) < cutoff:
             for a in active:
                 work.low[a] = work.high[a] = best[a]
-            paid, _ = cheapest_point(ties, i, row, axes, cells, steep, worst, active, work.low, work.high, work.cell, best_tied, work.room)
+            paid, _ = cheapest_point(ties, i, row, axes, cells, steep, worst, active, work.low, work.high, work.cell, best_tied, work)
             if paid < upper:
                 upper, found = paid, True
         boxes[i], lower[i] = 0, 0.0

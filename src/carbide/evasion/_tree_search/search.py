@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -112,7 +113,13 @@ def cutoff(ensemble: Ensemble, threshold: float, rounding: int = 0) -> float:
     if len(ensemble.classes) != 2:
         raise InputError(f"the trees tell {len(ensemble.classes)} classes apart; a price table needs two: the attacker's class 1 and the other")
     hair = (2.0**-22 if ensemble.single else 2.0**-50) * abs(threshold)
-    edge = _least_sum(ensemble, threshold + rounding * hair)
+    wanted = threshold + rounding * hair
+    known = EDGES.setdefault(ensemble, {})
+    if wanted not in known:
+        if len(known) >= MOST_EDGES:
+            known.clear()
+        known[wanted] = _least_sum(ensemble, wanted)
+    edge = known[wanted]
     return edge + rounding * _slack(_binary(ensemble, 1), ensemble.single)
 
 
@@ -136,11 +143,20 @@ def _least_sum(ensemble: Ensemble, threshold: float) -> float:
         low, high = (low, middle) if reaches(middle) else (middle, high)
 
 
+# What calls with the same ensemble share; ensembles never change.
+EDGES: weakref.WeakKeyDictionary[Ensemble, dict[float, float]] = weakref.WeakKeyDictionary()
+MOST_EDGES = 256
+FORESTS: weakref.WeakKeyDictionary[Ensemble, dict[int, Forest]] = weakref.WeakKeyDictionary()
+
+
 def _binary(ensemble: Ensemble, label: int) -> Forest:
     """The trees' sum for class 1, or its negative for label 0: in both cases a smaller sum is what the attacker wants."""
-    sign = 1.0 if label == 1 else -1.0
-    column = -1 if ensemble.value.shape[1] > 1 else 0
-    return forest_of(ensemble, sign * ensemble.value[:, column], sign * ensemble.base[-1])
+    made = FORESTS.setdefault(ensemble, {})
+    if label not in made:
+        sign = 1.0 if label == 1 else -1.0
+        column = -1 if ensemble.value.shape[1] > 1 else 0
+        made[label] = forest_of(ensemble, sign * ensemble.value[:, column], sign * ensemble.base[-1])
+    return made[label]
 
 
 def _rivals(ensemble: Ensemble, label: int, threshold: float, rounding: int) -> Iterator[tuple[Forest, float]]:
