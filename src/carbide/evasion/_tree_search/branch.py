@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from carbide.evasion._tree_search.narrow import cheapest_cell, grown, narrow
+from carbide.evasion._tree_search.narrow import grown, narrow
 from carbide.evasion._tree_search.ties import cheapest, keeps
 
 
@@ -50,7 +50,12 @@ def cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, c
     """
     cost, extra, price, home, start = 0.0, 0.0, cells.cost, cells.home, cells.start
     for a in active:
-        cell[a] = min(max(home[a], low[a]), high[a]) if steep[a] else cheapest_cell(price, home[a], False, start[a], low[a], high[a])
+        cell[a] = min(max(home[a], low[a]), high[a])
+        if not steep[a]:  # prices need not rise with distance
+            cell[a] = low[a]
+            for j in range(low[a] + 1, high[a] + 1):
+                if price[start[a] + j] < price[start[a] + cell[a]]:
+                    cell[a] = j
         paid = price[start[a] + cell[a]]
         cost = max(cost, paid) if worst else cost + paid
     if len(ties.axes) > 0:
@@ -113,7 +118,7 @@ def best_cut(forest, stack, first, last, cells, active, low, high, cell, money, 
         gain[offset[a] + low[a] : offset[a] + high[a]] = 0.0
     axis, cut, most = -1, -1, -1.0
     for r in range(first, last):
-        i = np.int64(roots[r, 0])
+        i = np.int64(roots[r])
         here, other = least[i], np.inf
         while i >= 0:
             a, t, left, right = node[i, 0], node[i, 1], node[i, 2], node[i, 3]
@@ -148,7 +153,7 @@ def sum_at(forest, stack, first, last, cell):  # pragma: no cover - compiled
     """The sum over a level's undecided trees of the leaves that the point in these cells reaches, in any order."""
     node, value, roots, total = stack.node, forest.value, stack.roots, 0.0
     for r in range(first, last):
-        i = np.int64(roots[r, 0])
+        i = np.int64(roots[r])
         while i >= 0:
             i = np.int64(node[i, 2] if cell[node[i, 0]] <= node[i, 1] else node[i, 3])
         total += value[-i - 1]

@@ -21,39 +21,37 @@ class Stack(NamedTuple):
     """Levels of trees: ``node`` ``(s, 4)`` int32 (axis, cell, left, right: left where the axis's cell is at most this one) and ``least`` ``(s,)``,
     the least leaf below each. A number below 0 in place of a node is leaf ``-number - 1`` of the forest.
 
-    The first level is the whole forest as the row sees it, node by node. ``extra`` ``(s,)``: what the right side costs more than the left on
-    the way there (negative if the left costs more). ``roots`` ``(r, 2)`` are the undecided trees of all levels with their numbers in the
-    forest, ``memo`` ``(s, 2)`` remembers nodes of several parents.
+    The first level is the whole forest as the row sees it, node by node. ``roots`` ``(r,)`` are the undecided trees of all levels,
+    ``memo`` ``(s, 2)`` remembers nodes of several parents.
     """
 
     node: Array
     least: Array
-    extra: Array
     roots: Array
     memo: Array
 
 
 def stack_space(nodes: int, trees: int, shared: bool) -> Stack:
     """Room for some levels; ``grown`` makes more."""
-    return Stack(node=np.empty((nodes, 4), np.int32), least=np.empty(nodes), extra=np.empty(nodes), roots=np.empty((4 * trees + 4, 2), np.int32),
+    return Stack(node=np.empty((nodes, 4), np.int32), least=np.empty(nodes), roots=np.empty(4 * trees + 4, np.int32),
                  memo=np.full((nodes if shared else 0, 2), -1, np.int64))  # fmt: skip
 
 
 @njit(cache=True)
 def grown(stack, nodes, roots):  # pragma: no cover - compiled
     """The stack with room for so many nodes and roots."""
-    node, least, extra, memo, root = stack.node, stack.least, stack.extra, stack.memo, stack.roots
+    node, least, memo, root = stack.node, stack.least, stack.memo, stack.roots
     if len(node) < nodes:
         n, old = 2 * nodes, len(node)
-        node, least, extra = np.empty((n, 4), np.int32), np.empty(n), np.empty(n)
-        node[:old], least[:old], extra[:old] = stack.node, stack.least, stack.extra
+        node, least = np.empty((n, 4), np.int32), np.empty(n)
+        node[:old], least[:old] = stack.node, stack.least
         if len(memo):
             memo = np.full((n, 2), -1)
             memo[: len(stack.memo)] = stack.memo
     if len(root) < roots:
-        root = np.empty((2 * roots, 2), np.int32)
+        root = np.empty(2 * roots, np.int32)
         root[: len(stack.roots)] = stack.roots
-    return Stack(node, least, extra, root, memo)
+    return Stack(node, least, root, memo)
 
 
 @njit(cache=True)
@@ -75,18 +73,6 @@ def read(forest, place, node):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def cheapest_cell(cost, home, steep, start, low, high):  # pragma: no cover - compiled
-    """The cheapest of an axis's cells ``low .. high``; prices that rise with distance (``steep``) need no search."""
-    if steep:
-        return min(max(home, low), high)
-    best = low
-    for j in range(low, high + 1):
-        if cost[start + j] < cost[start + best]:
-            best = j
-    return best
-
-
-@njit(cache=True)
 def narrow(forest, stack, cells, steep, roots, to, end, low, high, room, sure, rest, limit, stamp, way, spent):  # pragma: no cover - compiled
     """Cut the trees ``roots`` down to the box ``low .. high`` and to moves worth less than ``room``, onto the stack from node ``end``, root ``to`` on.
 
@@ -96,12 +82,12 @@ def narrow(forest, stack, cells, steep, roots, to, end, low, high, room, sure, r
     way down has cost is no property of the node.
     """
     value, shared = forest.value, forest.shared
-    node, least, extra, out, memo = stack.node, stack.least, stack.extra, stack.roots, stack.memo
+    node, least, out, memo = stack.node, stack.least, stack.roots, stack.memo
     cost, home, first = cells.cost, cells.home, cells.start
     added = 0.0
     a, t, left, right = 0, 0, 0, 0
-    for r in range(len(roots)):
-        root = np.int64(roots[r, 0])
+    for tree in roots:
+        root = np.int64(tree)
         depth, i, paid = 0, root, 0.0
         open_ = True
         result = np.int64(0)
@@ -117,7 +103,7 @@ def narrow(forest, stack, cells, steep, roots, to, end, low, high, room, sure, r
                 if low[a] > t:
                     i = np.int64(right)
                     continue
-                over, more = paid, 0.0
+                over = paid
                 if shared:
                     if memo[i, 1] == stamp:
                         result = memo[i, 0]
@@ -129,8 +115,12 @@ def narrow(forest, stack, cells, steep, roots, to, end, low, high, room, sure, r
                     elif steep[a]:
                         more = cost[start + min(at, high[a])] - cost[start + t]
                     else:
-                        more = cost[start + cheapest_cell(cost, at, False, start, t + 1, high[a])]
-                        more -= cost[start + cheapest_cell(cost, at, False, start, low[a], t)]
+                        below = beside = np.inf
+                        for j in range(start + low[a], start + t + 1):
+                            below = min(below, cost[j])
+                        for j in range(start + t + 1, start + high[a] + 1):
+                            beside = min(beside, cost[j])
+                        more = beside - below
                     over, paid = paid + max(more, 0.0), paid + max(-more, 0.0)
                     if paid >= room:
                         i, paid = np.int64(right), over
@@ -139,7 +129,7 @@ def narrow(forest, stack, cells, steep, roots, to, end, low, high, room, sure, r
                         i = np.int64(left)
                         continue
                 way[depth, 0], way[depth, 1], way[depth, 2], way[depth, 3], way[depth, 4], way[depth, 5] = a, t, right, 0, high[a], i
-                spent[depth, 0], spent[depth, 1] = over, more
+                spent[depth] = over
                 if not shared:
                     high[a] = t
                 depth, i = depth + 1, np.int64(left)
@@ -153,7 +143,7 @@ def narrow(forest, stack, cells, steep, roots, to, end, low, high, room, sure, r
                     way[top, 4] = low[a]
                     if not shared:
                         low[a] = t + 1
-                    i, paid, open_ = way[top, 2], spent[top, 0], True
+                    i, paid, open_ = way[top, 2], spent[top], True
                     break
                 low[a] = way[top, 4]
                 left, right = way[top, 6], result
@@ -161,7 +151,7 @@ def narrow(forest, stack, cells, steep, roots, to, end, low, high, room, sure, r
                 beside = value[-right - 1] if right < 0 else least[right]
                 if left != right and not (left < 0 and right < 0 and below == beside):
                     node[end, 0], node[end, 1], node[end, 2], node[end, 3] = a, t, left, right
-                    least[end], extra[end] = min(below, beside), spent[top, 1]
+                    least[end] = min(below, beside)
                     result, end = end, end + 1
                 else:
                     result = left
@@ -171,7 +161,7 @@ def narrow(forest, stack, cells, steep, roots, to, end, low, high, room, sure, r
         if result < 0:
             sure += value[-result - 1]
         else:
-            out[to, 0], out[to, 1] = result, roots[r, 1]
+            out[to] = result
             to += 1
             added += least[result]
         if root >= 0:

@@ -41,7 +41,7 @@ def work_space(forest: Forest, axes: Axes, ties: Ties, total: int) -> Work:
     return Work(gain=np.zeros(total + 1), cell=np.zeros(width, np.int64), tied=np.zeros(len(ties.axes)), room=np.zeros((3, LARGEST)),
                 memo=np.zeros((2, len(ties.axes)), np.int64), answer=np.zeros(len(ties.axes)), added=np.zeros(len(ties.axis_start)),
                 low=np.zeros(width, np.int64), high=np.zeros(width, np.int64), change=np.zeros(total + width + 1),
-                way=np.empty((longest, 7), np.int64), spent=np.empty((longest, 2)))  # fmt: skip
+                way=np.empty((longest, 7), np.int64), spent=np.empty(longest))  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
@@ -49,7 +49,7 @@ def run_rows(
     forest, axes, ties, x, cutoff, slack, budget, first, limit, stale, frozen, steep, worst, cells, stack, work, cost, lower, witness, status, boxes
 ):  # pragma: no cover - compiled
     """Search every row of ``x`` ``(n, d)``; results go to the arrays that come last, one entry a row."""
-    stack.roots[: len(forest.roots), 0], stack.roots[: len(forest.roots), 1] = forest.roots, np.arange(len(forest.roots))
+    stack.roots[: len(forest.roots)] = forest.roots
     width, place, stamp = len(axes.feature), cells.place, 0
     best, best_tied = np.zeros(max(1, width), np.int64), np.zeros(len(ties.axes))
     for i in range(len(x)):
