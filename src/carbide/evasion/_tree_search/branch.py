@@ -15,7 +15,6 @@ from carbide.evasion._tree_search.narrow import grown, narrow
 from carbide.evasion._tree_search.ties import cheapest, keeps
 
 
-
 @njit(cache=True)
 def total_at(forest, node, cell):  # pragma: no cover - compiled
     """The library's sum of the leaves that the point in these cells reaches in the row's trees ``node``."""
