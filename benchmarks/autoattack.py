@@ -60,7 +60,7 @@ KINDS = (
     Kind(name="plain", threat=L2),
     Kind(name="N-FGSM", threat=L2, hard=True),
     Kind(name="N-FGSM, logits times 100", threat=LINF, hard=True, factor=100.0),
-    Kind(name="N-FGSM, two classes", threat=LINF, hard=True, classes=2),
+    Kind(name="plain, two classes", threat=LINF, classes=2),
 )
 
 

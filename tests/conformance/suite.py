@@ -96,12 +96,12 @@ def _reach(world: World, x: np.ndarray, *, share: float = 0.97) -> list[np.ndarr
     flat = x.reshape(len(x), -1)
     d = flat.shape[1]
     lower, upper = space.lower.ravel(), space.upper.ravel()
-    if isinstance(threat, LpBall) and threat.p == 0:  # one feature at a time, to either bound
-        return [np.where(np.arange(d) == f, bound, flat).reshape(x.shape) for f in range(d) for bound in (lower, upper)]
     if isinstance(threat, FeatureBudget):  # spend the whole budget on one feature, or share it evenly
         size = 0.97 * threat.money / 10.0  # a unit costs 10, and a whole budget would be a matter of rounding
         priced = np.array([name in threat.prices.prices for name in space.names], float)
         moves = [s * size * e for s in (-1, 1) for e in np.diag(priced)] + [s * size * priced / priced.sum() for s in (-1, 1)]
+    elif threat.p == 0:  # one feature, to either of its bounds
+        return [np.where(np.arange(d) == i, bound[i], flat).reshape(x.shape) for i in range(d) for bound in (lower, upper)]
     else:
         signs = _directions(world, d)
         size = threat.eps if np.isinf(threat.p) else threat.eps / np.sqrt(d)

@@ -13,11 +13,12 @@ from torch import nn
 
 from carbide._harden import _given
 from carbide.data.live import dataset_of
-from carbide.evasion._inner import Around, PgdPerturb, find_worst
 from carbide.evasion.harden.mart import MART, MartObjective, mart_loss
 from carbide.evasion.harden.nfgsm import NFGSM
 from carbide.evasion.harden.pgd_training import PGDTraining
 from carbide.evasion.harden.trades import TRADES, TradesObjective, trades_loss
+from carbide.evasion.inner import Around, PgdPerturb, RobustWatch, find_worst
+from carbide.models import training
 from carbide.models.estimators import EstimatorRecipe
 from carbide.models.torch_net import TorchRecipe
 from carbide.types import Case, InputError, LpBall, Space, decide
@@ -142,6 +143,36 @@ def test_digits_become_robust(method):
 
     assert robust(hard) > robust(digits_net()) + 0.1
     assert (decide(hard.predict(data.test.x)) == data.test.y).mean() > 0.8
+
+
+def returns(monkeypatch) -> list[bool]:
+    """Notes each time that training goes back."""
+    found = []
+    go_back = training._Training._go_back
+    monkeypatch.setattr(training._Training, "_go_back", lambda self, seen: found.append(True) or go_back(self, seen))
+    return found
+
+
+def test_a_robust_net_that_careless_single_steps_ruin_is_kept_by_the_watch(monkeypatch):
+    data, threat, noted = digits(), LpBall(eps=0.2), returns(monkeypatch)
+    x, y = torch.as_tensor(data.test.x, dtype=torch.float32), torch.as_tensor(data.test.y)
+    robust = NFGSM(stretch=4)(RECIPE, threat).fit(data.train, np.random.default_rng(0))
+    assert not noted
+    careless = NFGSM(start="weights", noise=0.0, step=3.0, pace=1.0, stretch=1.5, schedule="flat")
+    strong = []
+    for method in (careless, replace(careless, holdout=0.3)):
+        module = method(RECIPE.starting_from(robust), threat).fit(data.train, np.random.default_rng(0)).module
+        strong.append(RobustWatch(eps=0.2)(module, x, y, torch.Generator().manual_seed(0), data.test.space).strong)
+    assert strong[0] < 0.2
+    assert strong[1] > 0.3
+    assert noted
+
+
+def test_sound_training_is_never_sent_back(monkeypatch):
+    noted = returns(monkeypatch)
+    for method in (NFGSM(holdout=0.2), PGDTraining(holdout=0.2, steps=4, step=0.5)):
+        method(replace(RECIPE, epochs=15), LpBall(eps=0.12)).fit(digits().train, np.random.default_rng(0))
+    assert not noted
 
 
 @pytest.mark.parametrize("method", METHODS)

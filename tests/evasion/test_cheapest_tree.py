@@ -352,3 +352,63 @@ def test_models_without_readable_trees_are_refused():
         CheapestTree().solve(one, x, np.array([1, 1]), threat)
     with pytest.raises(InputError, match="shows no trees"):
         CheapestTree().solve(object(), x, np.array([1, 1]), threat)
+
+
+def test_a_dear_way_down_is_left_out_only_where_it_is_too_dear():
+    """Two moves that are each affordable and together too dear: the leaf behind both must not count, the one just within must."""
+    x = np.array([[a, b] for a in (0.0, 1.0) for b in (0.0, 1.0)])
+    trees = ensemble_of(DecisionTreeClassifier().fit(x, [1, 1, 1, 0]))
+    prices, space = PriceTable(prices={"a": Price(fixed=2.0, up=0.0), "b": Price(fixed=3.0, up=0.0)}), Space.table(["a", "b"])
+    for money, cost, status in ((4.0, np.inf, "safe"), (4.999, np.inf, "safe"), (5.0, 5.0, "exact"), (np.inf, 5.0, "exact")):
+        result = search(trees, x[:1], prices, space, budget=money)
+        assert (result.cost[0], result.status[0]) == (cost, status)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), kind=st.sampled_from(["plain", "matrix", "integer", "whole chain", "ratio"]))
+def test_a_tighter_budget_hides_no_cheaper_point(seed, kind):
+    """The money left prunes cells and ways down the trees; a budget just above the cost must find the same cost, one just below nothing."""
+    case = instance(kind, "xgboost", seed, trees=6, depth=3, rows=2)
+    for row, cost in zip(case.rows, solve(case).cost, strict=True):
+        if not 0.01 < cost < np.inf:
+            continue
+        one = replace(case, rows=row[None])
+        assert solve(one, budget=cost).cost[0] == cost
+        below = solve(one, budget=cost * (1 - 1e-6))
+        assert below.status[0] == "safe"
+        assert below.lower[0] >= cost * (1 - 1e-6)
+
+
+def test_trees_with_shared_nodes():
+    """Categories become chains of nodes that share children; these trees are cut by the box alone."""
+    from lightgbm import LGBMClassifier
+
+    rng = np.random.default_rng(3)
+    x = np.column_stack([rng.integers(0, 8, 400), rng.integers(0, 8, 400), rng.normal(size=400)]).astype(float)
+    y = (np.isin(x[:, 0], [1, 4, 6]) ^ np.isin(x[:, 1], [0, 3, 5]) ^ (x[:, 2] > 0)).astype(int)
+    model = LGBMClassifier(n_estimators=6, num_leaves=8, min_child_samples=3, min_data_per_group=1, cat_smooth=0, verbose=-1, n_jobs=1)
+    model.fit(x, y, categorical_feature=[0, 1])
+    trees = ensemble_of(model)
+    assert np.bincount(trees.children[trees.feature >= 0].ravel()).max() > 1
+    moves = Price(matrix=rng.choice([1.0, 2.0, 3.0], (8, 8)) * (1 - np.eye(8)))
+    space = Space.table(["a", "b", "c"], lower=np.array([0.0, 0.0, -3.0]), upper=np.array([7.0, 7.0, 3.0]),
+                        kind=np.array([Kind.CATEGORICAL, Kind.CATEGORICAL, Kind.REAL]))  # fmt: skip
+    prices = PriceTable(prices={"a": moves, "b": moves, "c": Price(up=1.0, down=1.0)})
+    rows = x[model.predict_proba(x)[:, 1] >= 0.5][:15]
+    result = search(trees, rows, prices, space)
+    truth = [cheapest(trees, row, prices, space, 0.5) for row in rows]
+    assert all(map(same, result.cost, truth))
+
+
+def test_a_second_call_with_the_same_trees_is_the_first():
+    """What is kept between calls must not mix up labels, thresholds or other trees."""
+    cases = [instance("plain", "xgboost", seed, trees=6, depth=3, rows=4) for seed in (1, 2)]
+    ball = LpBall(eps=0.5)
+
+    def balls() -> list[Array]:
+        return [search_ball(c.ensemble, c.rows, np.full(len(c.rows), label), ball, c.space).cost for c in cases for label in (0, 1)]
+
+    first, costs = balls(), [solve(c).cost for c in cases]
+    again = balls()
+    assert all(map(np.array_equal, first, again))
+    assert all(np.array_equal(solve(instance("plain", "xgboost", s, trees=6, depth=3, rows=4)).cost, c) for s, c in zip((1, 2), costs, strict=True))

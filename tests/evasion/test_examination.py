@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -290,6 +290,8 @@ def test_a_measured_gradient_is_a_linear_models(d):
 
 
 @settings(max_examples=30, deadline=None)
+@example([0.0, 1.0], 0.9, 100.0)
+@example([1.0, 0.0], 0.1, 100.0)
 @given(st.lists(st.floats(-6, 6), min_size=2, max_size=6), st.floats(0.02, 0.98), st.floats(1, 1e4))
 def test_scaled_logits_decide_alike_and_an_undone_softmax_is_the_old_one(z, threshold, scale):
     logits = torch.tensor([z], dtype=torch.float64)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from carbide.evasion._inner import Around, PgdPerturb, RobustWatch, find_worst
+from carbide.evasion.inner import Around, PgdPerturb, RobustWatch, find_worst
 from carbide.types import Space
 from tests.evasion.nets import unit_space
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from carbide.evasion._inner import Around, PgdPerturb, find_worst
 from carbide.evasion.harden.noise_training import GaussianNoise, NoiseTraining
 from carbide.evasion.harden.norms_training import NormsTraining, OneOfNorms, same_volume
 from carbide.evasion.harden.pgd_training import PGDTraining
+from carbide.evasion.inner import Around, PgdPerturb, find_worst
 from carbide.evasion.prove.smoothing import Smoothing
 from carbide.types import Case, InputError, LpBall, Space, rng_for
 from tests.evasion.nets import RECIPE, digits, digits_net

@@ -500,6 +500,7 @@ SOUND = (
     good("temperature 5, two classes", lambda: scaled(trained("mlp"), 0.2), TABLE),
     good("probabilities", lambda: Wrapped(trained("cnn"), after=lambda z: z.softmax(1))),
     good("probabilities, two classes", lambda: Wrapped(trained("mlp"), after=lambda z: z.softmax(1)), TABLE),
+    good("unsure probabilities", lambda: Wrapped(scaled(trained("cnn"), 0.005), after=lambda z: z.softmax(1))),
     good("flat and robust", lambda: Wrapped(trained("flat"), before=lambda x: 0.5 + (x - 0.5) * 0.9), TABLE, eps=0.3),
     good("dead for most inputs", lambda: Wrapped(trained("mlp"), before=lambda x: F.relu(x - 0.45)), TABLE),
     good("clipped to where rows are", lambda: Wrapped(trained("cnn"), before=lambda x: x.clamp(0, 1))),

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+import carbide
 from carbide.evasion._intervals import Box, logit_gaps
 from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.prove.interval_bounds import IntervalBounds
-from carbide.models import _onnx_operators as operators
 from carbide.models import load_model, load_saved, pack, save_model, unpack
 from carbide.models._answers import probe_rows
 from carbide.models.onnx_file import OnnxModel
+from carbide.models.onnx_net import graph as reading
+from carbide.models.onnx_net import layers, windows
 from carbide.types import BLACK_BOX, WHITE_BOX, LpBall, Space, decide, rng_for
 from tests.models.cases import make_dataset
 from tests.models.onnx_zoo import IMAGES, NETS, UNBOUNDED, classes_of, exported, net, space_of
@@ -118,23 +120,25 @@ def test_attacks_and_certificates_run_on_a_file(tmp_path: Any) -> None:
         assert torch.equal(again.logits(again.tensor(x)), model.logits(model.tensor(x)))
 
 
-def test_a_decision_within_the_rounding_of_a_probability_is_not_certified() -> None:
-    """The file's probabilities are float32: at a threshold near 1 they cannot tell logits apart that float64 can."""
-    model = model_of("sigmoid").at(1 - 1e-5)
-    assert model.slack > 0.04
-    assert model_of("sigmoid", double=True).slack < 1e-14
-    x = rows_of("sigmoid", 300)
-    z = model.logits(model.tensor(x)).double()
-    shift = float((z[:, 1] - z[:, 0]).median())
-    near = model.at(1 / (1 + math.exp(-shift - 1e-7)))
-    labels = decide(near.predict(x), near.threshold)
-    proof = IntervalBounds()(near, x, labels, LpBall(eps=0.0), rng_for(0, "b"))
-    unsure = np.abs((z[:, 1] - z[:, 0]).numpy() - shift - 1e-7) < near.slack
-    assert unsure.any()
-    assert not proof.holds[unsure].any()
-
-
 # Graphs by hand: what exporters of other libraries and times write --------------------------------------------------
+
+
+def test_a_run_on_a_file_goes_on_from_its_stored_steps(tmp_path: Any) -> None:
+    data = make_dataset(60)
+    blob = from_sklearn("mlp").SerializeToString()
+    seen = []
+    for _ in range(2):  # a model made anew from the same bytes is the same model to the store
+        model = OnnxModel(blob=blob, space=data.space, classes=2)
+        report = carbide.prove(model, (data.x, data.y), threats=[LpBall(eps=0.03)], space=data.space, out=tmp_path, quiet=True)
+        steps = {
+            path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz") if path.parent.name != "evidence" and path.parent.name != "plain"
+        }
+        seen.append((steps, (tmp_path / "results.json").read_bytes()))
+    assert seen[0] == seen[1]
+    assert len(seen[0][0]) > 2
+    (bracket,) = report.results.plain.brackets
+    assert bracket.certified <= bracket.attacked
+    assert any("Carbide's reading" in words for words in bracket.assumptions)
 
 
 def graph(nodes: list[Any], weights: dict[str, np.ndarray], *, row: tuple[int, ...], classes: int = 3, opset: int = 13, batch: Any = "n") -> bytes:
@@ -149,6 +153,23 @@ def some(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 N = helper.make_node
+
+
+def test_a_decision_within_the_rounding_of_a_probability_is_not_certified() -> None:
+    """The file's probabilities are float32: near 1 they cannot tell logits apart that float64 can."""
+    blob = graph([N("MatMul", ["x", "w"], ["z"]), N("Sigmoid", ["z"], ["out"])], {"w": np.array([[20.0]], np.float32)}, row=(1,), classes=1)
+    model: Any = OnnxModel(blob=blob, space=Space.table(["a"]), classes=2).at(1 - 1e-6)
+    assert model.access == WHITE_BOX, model.notes
+    border = math.log((1 - 1e-6) / 1e-6)
+    gap = np.linspace(-2, 2, 401)
+    x = ((border + gap) / 20)[:, None]
+    proof = IntervalBounds()(model, x, decide(model.predict(x), model.threshold), LpBall(eps=0.0), rng_for(0, "b"))
+    assert 0.4 < model.slack < 0.5
+    assert np.array_equal(proof.holds, np.abs(gap) > model.slack)
+    assert (decide(model.predict(x), model.threshold) != (gap >= 0)).any()  # so rounding does turn decisions
+    assert model_of("mlp", double=True).slack < 1e-14
+
+
 LAST = [N("GlobalAveragePool", ["h"], ["p"]), N("Flatten", ["p"], ["f"]), N("Gemm", ["f", "w", "b"], ["out"], alpha=0.5, beta=2.0)]
 HEAD = {"w": some(4, 3, seed=1), "b": some(1, 3, seed=2)}
 CASES: dict[str, Any] = {
@@ -239,17 +260,17 @@ def test_files_of_linear_models_are_bounded_exactly(name: str) -> None:
 
 def turned(reader: Any, step: Any) -> Any:
     step.attributes["transB"] = 1 - step.get("transB", 0)
-    return operators._gemm(reader, step)
+    return layers._gemm(reader, step)
 
 
 def other_epsilon(reader: Any, step: Any) -> Any:
     step.attributes["epsilon"] = 1e-4
-    return operators._batch_norm(reader, step)
+    return layers._batch_norm(reader, step)
 
 
 def unpadded_count(reader: Any, step: Any) -> Any:
     step.attributes["count_include_pad"] = 1 - step.get("count_include_pad", 0)
-    return operators._average_pool(reader, step)
+    return windows._average_pool(reader, step)
 
 
 PLANTS = {
@@ -257,9 +278,9 @@ PLANTS = {
     "epsilon of batch norm": ("BatchNormalization", "mlp", other_epsilon),
     "epsilon after a convolution": ("BatchNormalization", "cnn", other_epsilon),
     "padding that counts": ("AveragePool", "cnn", unpadded_count),
-    "slope": ("LeakyRelu", "row", operators._layer(lambda step: nn.LeakyReLU(0.21))),
-    "a lost activation": ("Relu", "mlp", operators._same),
-    "a lost step": ("Clip", "row", operators._same),
+    "slope": ("LeakyRelu", "row", layers._layer(lambda step: nn.LeakyReLU(0.21))),
+    "a lost activation": ("Relu", "mlp", layers._same),
+    "a lost step": ("Clip", "row", layers._same),
 }
 
 
@@ -272,7 +293,7 @@ def test_a_wrong_reading_is_caught(plant: str, monkeypatch: pytest.MonkeyPatch) 
     else:
         blob, space, classes = exported(name, whole=True), space_of(name), classes_of(name)
     assert OnnxModel(blob=blob, space=space, classes=classes).access == WHITE_BOX
-    monkeypatch.setitem(operators.OPERATORS, op, wrong)
+    monkeypatch.setitem(reading.OPERATORS, op, wrong)
     model: Any = OnnxModel(blob=blob, space=space, classes=classes)
     assert model.access == BLACK_BOX
     assert model.module is None
@@ -282,6 +303,8 @@ def test_a_wrong_reading_is_caught(plant: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(("nodes", "weights", "match"), [
     ([N("CumSum", ["x", "one"], ["h"]), N("Gemm", ["h", "w"], ["out"])], {"one": np.array(1, np.int64), "w": some(4, 3)}, "the operator CumSum"),
     ([N("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1), N("Sub", ["x", "m"], ["h"]), N("Gemm", ["h", "w"], ["out"])], {"w": some(4, 3)}, "rows of a batch"),
+    ([N("Add", ["x", "five"], ["s"]), N("ReduceSum", ["s", "ax"], ["h"], keepdims=0), N("Gemm", ["h", "w"], ["out"])],
+     {"five": some(5, 1, 4), "ax": np.array([0], np.int64), "w": some(4, 3)}, "mixes rows"),
     ([N("Transpose", ["x"], ["t"]), N("Transpose", ["t"], ["h"]), N("Gemm", ["h", "w"], ["out"])], {"w": some(4, 3)}, "turns the batch"),
     ([N("ConstantOfShape", ["s"], ["c"]), N("ReduceSum", ["c", "ax"], ["r"]), N("Add", ["x", "r"], ["h"]), N("Gemm", ["h", "w"], ["out"])],
      {"s": np.array([5000, 5000], np.int64), "ax": np.array([0, 1], np.int64), "w": some(4, 3)}, "too large"),

@@ -210,3 +210,19 @@ def test_images_keep_their_space(tmp_path: Path) -> None:
     again = load_saved(tmp_path)
     assert again.space.shape == (1, 8, 8)
     assert np.array_equal(again.predict(data.x), model.predict(data.x))
+
+
+def test_an_edited_forward_is_another_model_though_it_prints_the_same():
+    import torch
+    from torch import nn
+
+    from carbide.models.torch_net import TorchModel
+    from carbide.types import Space
+
+    def net(body: str) -> TorchModel:
+        space: dict = {"nn": nn, "torch": torch}
+        exec(f"class Net(nn.Module):\n    def forward(self, x):\n        return {body}\n", space)
+        return TorchModel(module=space["Net"](), space=Space.table(["a", "b"]), classes=2)
+
+    digests = {net(body).digest() for body in ("x", "x", "x * 2.0", "x * 3.0", "torch.relu(x)")}
+    assert len(digests) == 4

@@ -120,6 +120,19 @@ def test_gradients_are_those_of_the_estimator(name: str) -> None:
         assert np.allclose(slope[:, j].numpy(), (up - down) / 2e-5, rtol=1e-4, atol=1e-5)
 
 
+def test_where_every_class_is_impossible_there_is_no_reading() -> None:
+    """Scores below about -710 all round to probability 0, and then scikit-learn answers all classes alike, which no softmax does."""
+    data = make_dataset(classes=3)
+    estimator = trained(SCORES["sgd"], data)
+    estimator.coef_ *= 100
+    assert (np.ptp(estimator.predict_proba(wild(rng_for(0, "far"), 4000)), axis=1) == 0).any()
+    model: Any = wrap(estimator, space=open_space(), classes=3)
+    assert model.access == BLACK_BOX
+    assert "differs from its own answers" in model.notes[0]
+    estimator.coef_ /= 100
+    assert wrap(estimator, space=data.space, classes=3).access == WHITE_BOX
+
+
 def test_names_of_classes_in_another_order(three: Dataset) -> None:
     words = np.array(["low", "mid", "high"])
     estimator = trained(SCORES["relu"], three.with_(y=words[three.y]))
@@ -159,11 +172,11 @@ def test_attack_and_certificate_meet_at_the_distance_of_a_linear_model(name: str
 
 
 def test_a_report_of_a_linear_model_and_of_one_that_is_not_read(data: Dataset) -> None:
-    report = carbide.prove(fitted("pipeline"), (data.x[:50], data.y[:50]), threats=[LpBall(eps=0.05)], quiet=True)
+    report = carbide.prove(fitted("pipeline"), (data.x[:30], data.y[:30]), threats=[LpBall(eps=0.05)], quiet=True)
     (bracket,) = report.results.plain.brackets
     assert bracket.certified == bracket.attacked
     assert not any("gradients were not used" in line for line in report.results.not_tested)
-    other = carbide.audit(fitted("naive_bayes"), (data.x[:50], data.y[:50]), threats=[LpBall(eps=0.05)], quiet=True)
+    other = carbide.audit(fitted("naive_bayes"), (data.x[:30], data.y[:30]), threats=[LpBall(eps=0.05)], quiet=True)
     said = [line for line in other.results.not_tested if "gradients were not used" in line]
     assert said == ["evasion: gradients were not used: GaussianNB is not among the classifiers that Carbide reads as nets"]
     silent = carbide.audit(fitted("naive_bayes"), (data.x, data.y), threats=[{"extraction": {"queries": 20}}], quiet=True)
@@ -212,6 +225,22 @@ def test_an_estimator_that_answers_by_itself_is_not_taken_for_its_class(data: Da
     model: Any = wrap(patched, space=data.space, classes=2)
     assert model.access == BLACK_BOX
     assert "differs" in model.notes[0]
+
+
+def test_a_model_that_fails_far_out_is_a_black_box(data: Dataset) -> None:
+    failing: Any = trained(SCORES["logistic"], data)
+    honest = failing.predict_proba
+
+    def near(x: Any) -> Any:
+        if np.abs(x).max() > 50:
+            raise RuntimeError("too far")
+        return honest(x)
+
+    failing.predict_proba = near
+    model: Any = wrap(failing, space=open_space(), classes=2)
+    assert model.access == BLACK_BOX
+    assert "RuntimeError: too far" in model.notes[0]
+    assert wrap(failing, space=data.space, classes=2).access == WHITE_BOX
 
 
 @pytest.mark.parametrize(("make", "match"), [

@@ -154,6 +154,15 @@ def test_after_a_collapse_training_goes_on_from_the_last_good_weights_with_half_
     assert step(loud, 1, 3) < step(loud, 2, 3) + step(loud, 1, 2)
 
 
+def test_a_collapse_that_takes_several_looks_goes_back_to_before_it_began():
+    watch = Script([Look(0.9, 0.9), Look(0.5, 0.5), Look(0.46, 0.46), Look(0.1, 0.9), Look(0.9, 0.9), Look(0.9, 0.9)])
+    slow = replace(RECIPE, watch=watch, schedule="flat", rate=1e-5)
+    slow.fit(data(), np.random.default_rng(0))
+    key = "0.weight"
+    far = [float((watch.seen[4][key] - watch.seen[i][key]).norm()) for i in range(4)]
+    assert far[0] < min(far[2], far[3]) / 2  # one epoch at half the rate from the first look, further from those after the fall
+
+
 def test_collapses_without_end_end_training_at_the_best():
     watch = Script([Look(0.8, 0.8), *[Look(0.0, 1.0)] * 5], retries=2)
     assert same(fitted(watch), watch.seen[0])

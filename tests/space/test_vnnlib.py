@@ -68,7 +68,7 @@ def test_nested_alternatives_are_multiplied_out() -> None:
 
 
 def test_the_tightest_bound_counts_and_empty_boxes_go() -> None:
-    text = declared(1, 1) + boxed(1) + "(assert (<= X_0 0.75)) (assert (>= (* -2 X_0) -1.0)) (assert (or (<= X_0 -1) (<= Y_0 0)))"
+    text = declared(1, 1) + boxed(1) + "(assert (>= (* -2 X_0) -1.0)) (assert (<= X_0 0.75)) (assert (or (<= X_0 -1) (<= Y_0 0)))"
     (region,) = parse_vnnlib(text).regions
     assert region.upper.tolist() == [0.5]
     none = parse_vnnlib(declared(1, 1) + boxed(1) + "(assert (<= 1 0))")
@@ -119,6 +119,7 @@ def test_files_that_unpack_to_too_much_are_refused(tmp_path: Path, monkeypatch: 
     (declared(1, 1) + boxed(1) + "(assert (<= Y_1 1))", "uses Y_1 before it is declared"),
     (declared(1, 1) + boxed(1) + "(assert (<= Y_0 nan))", "'nan' where a finite number"),
     (declared(1, 1) + boxed(1) + "(assert (<= Y_0 1e999))", "'1e999' where a finite number"),
+    (declared(1, 1) + boxed(1) + "(assert (<= (* 1e200 1e200 Y_0) 1))", "numbers that overflow"),
     (declared(1, 1) + boxed(1) + "(assert (<= Y_0 0x10))", "finite number"),
     (declared(1, 1) + boxed(1) + "(assert (<= Y_0 1)", "ends inside the expression of line 5"),
     (declared(1, 1) + boxed(1) + "(assert (<= Y_0 1)))", "closes a parenthesis"),

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from carbide.evasion._inner import RobustWatch
+from carbide.evasion.inner import RobustWatch
 from carbide.models.training import SCHEDULES, STATISTICS
 from carbide.registry import Method
 from carbide.types import Access, Case, InputError, LpBall, Threat

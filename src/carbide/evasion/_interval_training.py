@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from carbide.evasion._inner import PgdPerturb
 from carbide.evasion._intervals import NORMS, SUMS, Box, Pass, _last_gaps, traced
+from carbide.evasion.inner import PgdPerturb
 from carbide.types import Case, Dataset, LpBall, Space, Threat
 
 TOLERANCE = 0.5  # ratios below this share are regularised, as in the paper
@@ -64,10 +64,11 @@ class _Layers(Pass):
         return self._times(box, scale.reshape(shape)).map(lambda t: t + shift.reshape(shape))
 
 
-def bounded(module: nn.Module, x: Tensor, box: Box, y: Tensor) -> Bounded:
+def bounded(module: nn.Module, x: Tensor, box: Box, y: Tensor, *, clean: bool = True) -> Bounded:
     """The clean batch ``x`` and the boxes around it through the net, in the mode that it is in.
 
     Batch norm in training mode takes the clean batch's statistics for both; its running statistics follow that batch alone.
+    With ``clean`` false the clean logits are zeros, and the batch is passed through the net only where batch norm needs it.
 
     Raises:
         InputError: if the net has a layer that interval bounds do not know.
@@ -81,18 +82,18 @@ def bounded(module: nn.Module, x: Tensor, box: Box, y: Tensor) -> Bounded:
 
     hooks = [layer.register_forward_pre_hook(note) for layer in module.modules() if isinstance(layer, NORMS) and layer.training]
     try:
-        clean = module(x)
+        logits = module(x) if clean or hooks else None
     finally:
         for hook in hooks:
             hook.remove()
     run = _Layers(graph, statistics)
     last = run.last_linear()
     if last is None:
-        logits = run.box(box)
-        gaps = (logits.lower.gather(1, y[:, None]) - logits.upper).scatter(1, y[:, None], 0.0)
+        ends = run.box(box)
+        gaps = (ends.lower.gather(1, y[:, None]) - ends.upper).scatter(1, y[:, None], 0.0)
     else:
         gaps = _last_gaps(run.weights(last), run.box(box, until=last.args[0]), y, 0.0)  # type: ignore[arg-type]
-    return Bounded(clean=clean, worst=-gaps, boxes=run.boxes)
+    return Bounded(clean=torch.zeros_like(gaps) if logits is None else logits, worst=-gaps, boxes=run.boxes)
 
 
 def small_boxes_(module: nn.Module, generator: torch.Generator) -> None:
@@ -171,7 +172,7 @@ class IntervalGrowth:
             search = PgdPerturb(eps=(1 - self.box) * eps, steps=self.steps, step=1.0 if self.steps == 1 else 2.5 / self.steps)
             middle = search(module, x, y, generator, space=space)
         box = input_box(middle, self.box * eps, low, high)
-        found = bounded(module, x, box, y)
+        found = bounded(module, x, box, y, clean=self.clean > 0)
         loss = F.cross_entropy(found.worst, y)
         if self.clean:
             loss = (1 - self.clean) * loss + self.clean * F.cross_entropy(found.clean, y)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from carbide.models._answers import probe_rows
+from carbide.models._files import one_line
 from carbide.types import Access, Array, InputError, Space, rng_for
 
 LOOSEST = 1e-3  # what rounding may explain at most, relative to a row's largest logit
@@ -146,8 +147,8 @@ def read(make: Callable[[], Any], check: Callable[[Any], Reading]) -> Reading:
         return check(module)
     except NotRead as reason:
         return Reading(note=str(reason))
-    except InputError as error:  # the model itself fails somewhere in its space, which only matters to whoever asks it there
-        return Reading(note=f"it could not be compared with its reading as a net ({error})")
+    except Exception as error:  # a foreign model may fail with anything on some row of its space; then there is nothing to compare with
+        return Reading(note=f"it could not be compared with its reading as a net ({type(error).__name__}: {one_line(error)})")
 
 
 def answers_of(module: Any, x: Array, *, batch: int = 256) -> Array:

@@ -19,8 +19,6 @@ import numpy as np
 from carbide.models._reading import NotRead
 from carbide.types import Array
 
-GONE = 745.2  # exp(-GONE) is 0: where every class of a one-against-rest model is that unlikely, scikit-learn answers all alike
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Each:
@@ -236,12 +234,15 @@ def _softmax(final: Any) -> tuple[Layer, ...]:
 
 
 def _one_against_rest(final: Any) -> tuple[Layer, ...]:
-    """Each class's own logistic curve, brought to sum one: the logits are ``log sigmoid(score) = -softplus(-score)``."""
+    """Each class's own logistic curve, brought to sum one: the logits are ``log sigmoid(score) = -softplus(-score)``.
+
+    Where every curve rounds to 0 scikit-learn answers all classes alike; a space that reaches so far gets no reading.
+    """
     score = _decision(final)
     if len(score.weight) == 1:
         return (_two(score),)
     back = Dense(weight=-np.eye(len(score.weight)), bias=np.zeros(len(score.weight)))
-    return (Dense(weight=-score.weight, bias=-score.bias), Act(name="softplus"), Clip(low=0.0, high=GONE), back)
+    return (Dense(weight=-score.weight, bias=-score.bias), Act(name="softplus"), back)
 
 
 def _logistic(final: Any) -> tuple[Layer, ...]:

@@ -21,12 +21,14 @@ def small_cnn(*, shape: tuple[int, int, int] = (1, 8, 8), classes: int = 10, wid
     )  # fmt: skip
 
 
-def certified_cnn(*, shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, width: int = 32, hidden: int = 256) -> nn.Sequential:
-    """Four convolutions, two of stride 2, and two linear layers, each but the last with batch norm, for certified training on images."""
+def certified_cnn(
+    *, shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, width: int = 32, hidden: int = 256, norm: bool = True
+) -> nn.Sequential:
+    """Four convolutions, two of stride 2, and two linear layers, for certified training on images; ``norm``: each but the last with batch norm."""
     channels, height, wide = shape
     quarter = ((height + 3) // 4) * ((wide + 3) // 4)
     layers: list[nn.Module] = []
     for before, after, stride in ((channels, width, 1), (width, width, 2), (width, 2 * width, 1), (2 * width, 2 * width, 2)):
-        layers += [nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-    layers += [nn.Flatten(), nn.Linear(2 * width * quarter, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, classes)]
-    return nn.Sequential(*layers)
+        layers += [nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=not norm), *([nn.BatchNorm2d(after)] if norm else []), nn.ReLU()]
+    layers += [nn.Flatten(), nn.Linear(2 * width * quarter, hidden, bias=not norm), *([nn.BatchNorm1d(hidden)] if norm else []), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(hidden, classes))

@@ -173,7 +173,7 @@ def read_net(model: OnnxModel) -> Reading:
         import onnx
         import torch
 
-        from carbide.models._onnx_net import net_of
+        from carbide.models.onnx_net.graph import net_of
 
         entry, dtype, row, fixed = model._entry
         sample = probe_rows(model.space, rng_for(0, "sample"), fixed or 2).astype(dtype)

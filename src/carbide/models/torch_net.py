@@ -99,8 +99,8 @@ class TorchModel:
         return replace(self, threshold=threshold)
 
     def digest(self) -> str:
-        """A hash of the architecture's text and every parameter and buffer."""
-        state = hashlib.sha256(f"{_text(self.module)}{self.outputs}{self.threshold}".encode())
+        """A hash of the architecture's text, the code of its own classes and every parameter and buffer."""
+        state = hashlib.sha256(f"{_text(self.module)}{self.outputs}{self.threshold}{_code(self.module)}".encode())
         for name, tensor in self.module.state_dict().items():
             state.update(name.encode())
             state.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode())
@@ -187,7 +187,7 @@ def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, name: str) 
 def keep_template(module: nn.Module) -> str:
     """Keep a copy of a live module, from which stored models of this process are made again; the name it is kept under."""
     shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)]
-    key = LIVE + hashlib.sha256(f"{type(module).__module__}{_text(module)}{shapes}".encode()).hexdigest()[:32]
+    key = LIVE + hashlib.sha256(f"{type(module).__module__}{_text(module)}{shapes}{_code(module)}".encode()).hexdigest()[:32]
     if key not in _templates:
         _templates[key] = copy.deepcopy(module).cpu()
     return key
@@ -196,6 +196,17 @@ def keep_template(module: nn.Module) -> str:
 def _text(module: nn.Module) -> str:
     """The module's printed form without memory addresses."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module))
+
+
+def _code(module: nn.Module) -> list[str]:
+    """What the classes of a module that are not torch's do, as text: an edited ``forward`` is another model, though it prints the same."""
+    found = {}
+    for kind in {type(part) for part in module.modules()}:
+        code = getattr(kind.forward, "__code__", None)
+        if code is not None and not kind.__module__.startswith("torch."):
+            plain = [c for c in code.co_consts if isinstance(c, bool | int | float | str | type(None))]
+            found[f"{kind.__module__}.{kind.__qualname__}"] = f"{code.co_code.hex()}{code.co_names}{plain}"
+    return sorted(f"{name}:{said}" for name, said in found.items())
 
 
 def probe_outputs(model: TorchModel, answers: str) -> TorchModel:

@@ -172,8 +172,13 @@ def collapsed(look: Look, good: Sequence[Look], *, rows: int, floor: float) -> b
     if not good:
         return False
     best = max(g.strong for g in good)
-    error = math.sqrt(best * (1 - best) / rows)
-    return best > floor and look.strong < best / 2 and look.strong < best - 3 * error and look.weak >= good[-1].weak
+    return best > floor and look.strong < best / 2 and fallen(look, good, rows=rows) and look.weak >= good[-1].weak
+
+
+def fallen(look: Look, good: Sequence[Look], *, rows: int) -> bool:
+    """Whether the strong accuracy on so many rows is more than three standard errors below the best."""
+    best = max(g.strong for g in good)
+    return look.strong < best - 3 * math.sqrt(best * (1 - best) / rows)
 
 
 def rate_schedule(optimizer: torch.optim.Optimizer, name: str, rate: float, steps: int) -> Any:
@@ -294,7 +299,8 @@ class _Training:
         if not sound or collapsed(look, seen.good, rows=len(seen.y), floor=seen.floor):
             return self._go_back(seen)
         seen.good.append(look)
-        seen.last = self._state()
+        if not fallen(look, seen.good, rows=len(seen.y)):  # a collapse may take several looks: none of them is gone back to
+            seen.last = self._state()
         with contextlib.nullcontext() if self.average is None else self.average.within():
             score = look.strong if self.average is None else self._ask(seen).strong
             seen.since = 0 if score > seen.best else seen.since + 1

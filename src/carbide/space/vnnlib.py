@@ -228,6 +228,8 @@ def _disjuncts(form: Any, counts: dict[str, int], where: str) -> list[list[_Sum]
     elif head in ("<=", ">=", "=") and len(form) == 3:
         left, right = (_sum(side, counts, where) for side in form[1:])
         below, above = left.minus(right), right.minus(left)
+        if not all(map(math.isfinite, (below.constant, *below.coefficients.values()))):
+            raise InputError(f"{where} holds numbers that overflow in {_short(form)}; write smaller ones")
         found = [{"<=": [below], ">=": [above], "=": [below, above]}[head]]
     else:
         raise InputError(f"{where} asserts {_short(form)}; Carbide reads and, or, <=, >= and =")

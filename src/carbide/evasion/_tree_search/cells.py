@@ -7,16 +7,17 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from carbide.evasion._tree_search.layout import Axes, Forest, Ties
+from carbide.evasion._tree_search.narrow import FLIPPED, LEFT, MISSING, RIGHT
 from carbide.types import Array
 
 
 class Cells(NamedTuple):
     """The affordable cells of every axis of one row; axis a's lie at ``start[a] : start[a] + count[a]``, ascending in value.
 
-    ``cost``, ``value``: the cheapest allowed value of the cell and its price; ``low``, ``high``: the cell's allowed values.
-    ``home`` is the clean value's cell. ``first`` and ``last`` are the numbers of the least and largest kept cell among the axis's
-    cuts, ``rank`` (at ``offset[a]``) counts the kept cells up to each cut, and ``merged`` and ``flipped`` translate the cuts of features that
-    share an axis.
+    ``cost``, ``value``: the cheapest allowed value of the cell and its price; ``low``, ``high``: the cell's allowed values, only of axes
+    that are ``tied``. ``home`` is the clean value's cell. ``place`` ``(c, 2)`` int32 says of every cut of the forest where it sends the row or,
+    where that is open, its axis and the last cell at or below it. ``rank``, ``mapped``, ``edge`` and ``above`` are scratch for one axis.
     """
 
     start: Array
@@ -26,33 +27,27 @@ class Cells(NamedTuple):
     low: Array
     high: Array
     home: Array
-    first: Array
-    last: Array
-    offset: Array
+    tied: Array
+    place: Array
     rank: Array
-    merged: Array
-    flipped: Array
-    linked: Array
-    own: Array
-    scratch: Array
+    mapped: Array
+    edge: Array
+    above: Array
 
 
-def workspace(axes, forest) -> Cells:
+def workspace(axes: Axes, ties: Ties, forest: Forest) -> Cells:
     """Room for the cells of any row."""
-    sizes = np.zeros(len(axes.feature), np.int64)
-    linked = np.zeros(len(forest.start) - 1, np.bool_)
-    for a, f in enumerate(axes.feature):
-        sizes[a] = forest.start[f + 1] - forest.start[f] + 1
-        for k in range(axes.link_start[a], axes.link_start[a + 1]):
-            g = axes.link_target[k]
-            sizes[a] += forest.start[g + 1] - forest.start[g]
-            linked[f] = linked[g] = True
+    own = np.diff(forest.start)
+    sizes = own[axes.feature] + 1
+    for a in range(len(sizes)):
+        sizes[a] += own[axes.link_target[axes.link_start[a] : axes.link_start[a + 1]]].sum()
     offset = np.concatenate([[0], np.cumsum(sizes)])
-    total, a, c = int(offset[-1]), len(sizes), len(forest.cuts)
-    return Cells(start=offset[:-1].copy(), count=np.zeros(a, np.int64), cost=np.zeros(total), value=np.zeros(total), low=np.zeros(total), high=np.zeros(total),
-                 home=np.zeros(a, np.int64), first=np.zeros(a, np.int64), last=np.zeros(a, np.int64), offset=offset[:-1].copy(),
-                 rank=np.zeros(total, np.int64), merged=np.zeros(c, np.int64), flipped=np.zeros(c, np.bool_), linked=linked,
-                 own=np.zeros(len(linked), np.int64), scratch=np.zeros(max(1, int(sizes.max(initial=1)))))  # fmt: skip
+    total, a, c, longest = int(offset[-1]), len(sizes), len(forest.cuts), int(sizes.max(initial=1)) + 1
+    tied = np.zeros(a, np.bool_)
+    tied[ties.axes] = True
+    return Cells(start=offset[:-1].copy(), count=np.zeros(a, np.int64), cost=np.empty(total), value=np.empty(total), low=np.empty(total),
+                 high=np.empty(total), home=np.zeros(a, np.int64), tied=tied, place=np.empty((c, 2), np.int32), rank=np.empty(longest, np.int64),
+                 mapped=np.empty(longest), edge=np.empty(longest), above=np.empty(longest))  # fmt: skip
 
 
 @njit(cache=True)
@@ -65,11 +60,16 @@ def price(axes, a, v, w):  # pragma: no cover - compiled
         if i != np.floor(i) or j != np.floor(j) or min(i, j) < 0 or max(i, j) >= axes.size[a]:
             return np.inf
         return axes.moves[axes.matrix[a] + int(i) * axes.size[a] + int(j)]
-    rate = axes.up[a] if w > v else axes.down[a]
+    return rated(v, w, axes.up[a] if w > v else axes.down[a], axes.fixed[a], axes.power[a])
+
+
+@njit(cache=True)
+def rated(v, w, rate, fixed, power):  # pragma: no cover - compiled
+    """What moving from v to another value w costs at a rate."""
     if rate == 0.0:
-        return axes.fixed[a]
+        return fixed
     way = abs(w - v)
-    return axes.fixed[a] + rate * (way if axes.power[a] == 1.0 else way ** axes.power[a])
+    return fixed + rate * (way if power == 1.0 else way**power)
 
 
 @njit(cache=True)
@@ -117,27 +117,36 @@ def _mapped(t, below):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def _edges(axes, forest, row, a, cells):  # pragma: no cover - compiled
-    """The cuts along axis a in this row, ascending, into ``cells.scratch``; returns their number."""
+    """The cuts along axis a in this row, ascending, into ``cells.edge``, the next doubles into ``above``; returns their number."""
+    edge, above, mapped = cells.edge, cells.above, cells.mapped
     f = axes.feature[a]
-    first, last = forest.start[f], forest.start[f + 1]
-    n = last - first
-    cells.scratch[:n] = forest.cuts[first:last]
-    if axes.link_start[a] == axes.link_start[a + 1]:
-        return n
-    for k in range(axes.link_start[a], axes.link_start[a + 1]):
+    n = forest.start[f + 1] - forest.start[f]
+    edge[:n], above[:n] = forest.cuts[forest.start[f] : forest.start[f + 1]], forest.above[forest.start[f] : forest.start[f + 1]]
+    for k in range(axes.link_start[a], axes.link_start[a + 1]):  # merge the ratio's cuts, from the back
         g, below = axes.link_target[k], row[axes.link_below[k]]
-        for i in range(forest.start[g], forest.start[g + 1]):
-            cells.scratch[n] = _mapped(forest.cuts[i], below)
-            n += 1
-    ordered = np.unique(cells.scratch[:n])
-    cells.scratch[: len(ordered)] = ordered
-    for i in range(first, last):
-        cells.merged[i], cells.flipped[i] = np.searchsorted(ordered, forest.cuts[i]), False
-    for k in range(axes.link_start[a], axes.link_start[a + 1]):
-        g, below = axes.link_target[k], row[axes.link_below[k]]
-        for i in range(forest.start[g], forest.start[g + 1]):
-            cells.merged[i], cells.flipped[i] = np.searchsorted(ordered, _mapped(forest.cuts[i], below)), below < 0
-    return len(ordered)
+        first, last = forest.start[g], forest.start[g + 1]
+        m = 0
+        for j in range(first, last):
+            mapped[m] = _mapped(forest.cuts[j if below > 0 else first + last - 1 - j], below)
+            m += 1
+        i, j, to = n - 1, m - 1, n + m - 1
+        while j >= 0:
+            if i >= 0 and edge[i] > mapped[j]:
+                edge[to] = edge[i]
+                i -= 1
+            else:
+                edge[to] = mapped[j]
+                j -= 1
+            to -= 1
+        n, kept = n + m, 0
+        for j in range(n):
+            if kept == 0 or edge[j] != edge[kept - 1]:
+                edge[kept] = edge[j]
+                kept += 1
+        n = kept
+        for j in range(n):
+            above[j] = np.nextafter(edge[j], np.inf)
+    return n
 
 
 @njit(cache=True)
@@ -164,13 +173,13 @@ def _fill(axes, a, v, low, high, home, at, cells):  # pragma: no cover - compile
 
 @njit(cache=True)
 def fill_cells(axes, forest, row, i, limit, cells, frozen):  # pragma: no cover - compiled
-    """Price the cells of row i that cost less than ``limit``; where ``frozen``, axes with ratios stay at home."""
-    for f in range(len(cells.own)):
-        v = row[f]
-        cells.own[f] = -1 if np.isnan(v) else np.searchsorted(forest.cuts[forest.start[f] : forest.start[f + 1]], v)
+    """Price the cells of row i that cost less than ``limit``, and place every cut; where ``frozen``, axes with ratios stay at home."""
+    for f in range(len(forest.start) - 1):
+        if axes.axis_of[f] < 0:
+            _decide(forest, row, f, cells)
     for a in range(len(axes.feature)):
-        v, start = row[axes.feature[a]], cells.start[a]
-        cells.count[a], cells.home[a], cells.first[a], cells.last[a] = 1, 0, 0, 0
+        v, start, f = row[axes.feature[a]], cells.start[a], axes.feature[a]
+        cells.count[a], cells.home[a] = 1, 0
         cells.cost[start], cells.value[start], cells.low[start], cells.high[start] = 0.0, v, v, v
         held = np.isnan(v) or not np.isfinite(v)
         for k in range(axes.link_start[a], axes.link_start[a + 1]):
@@ -178,17 +187,90 @@ def fill_cells(axes, forest, row, i, limit, cells, frozen):  # pragma: no cover 
             held = held or frozen or below == 0 or not np.isfinite(below) or np.isnan(row[axes.link_target[k]])
         if held:
             cells.count[a] = 0  # no way to move; the trees read the clean value itself
+            _decide(forest, row, f, cells)
+            for k in range(axes.link_start[a], axes.link_start[a + 1]):
+                _decide(forest, row, axes.link_target[k], cells)
             continue
         n = _edges(axes, forest, row, a, cells)
-        edges = cells.scratch
-        home = np.searchsorted(edges[:n], v)
-        _reach(axes, a, v, axes.low[i, a], axes.high[i, a], edges, n, home, limit, cells)
+        home = np.searchsorted(cells.edge[:n], v)
+        low, high = axes.low[i, a], axes.high[i, a]
+        if axes.matrix[a] < 0 and axes.step[a] == 0 and axes.power[a] == 1 and not cells.tied[a] and low <= v <= high:
+            least, most = _straight(axes, a, v, low, high, n, home, limit, cells)
+        else:
+            least, most = _reach(axes, a, v, low, high, n, home, limit, cells)
+        _place(axes, forest, row, a, least, most, n, cells)
 
 
 @njit(cache=True)
-def _reach(axes, a, v, low, high, edges, n, home, limit, cells):  # pragma: no cover - compiled
-    """Walk outwards from the home cell while cells are affordable, then put the kept ones in order."""
-    start, step, anchor = cells.start[a], axes.step[a], axes.anchor[a]
+def _decide(forest, row, f, cells):  # pragma: no cover - compiled
+    """Place the cuts of a feature that does not move."""
+    first, last = forest.start[f], forest.start[f + 1]
+    if np.isnan(row[f]):
+        cells.place[first:last, 0] = MISSING
+        return
+    own = first + np.searchsorted(forest.cuts[first:last], row[f])
+    cells.place[first:own, 0], cells.place[own:last, 0] = RIGHT, LEFT
+
+
+@njit(cache=True)
+def _place(axes, forest, row, a, least, most, n, cells):  # pragma: no cover - compiled
+    """Place the cuts of axis a and its ratios, of whose cells ``least .. most`` were kept, numbered by ``cells.rank``."""
+    f, place, rank = axes.feature[a], cells.place, cells.rank
+    alone = axes.link_start[a] == axes.link_start[a + 1]
+    j = 0
+    for c in range(forest.start[f], forest.start[f + 1]):
+        while not alone and cells.edge[j] != forest.cuts[c]:
+            j += 1
+        place[c, 0] = RIGHT if j < least else LEFT if j >= most else a
+        place[c, 1] = rank[j]
+        j += alone
+    for k in range(axes.link_start[a], axes.link_start[a + 1]):
+        g, below = axes.link_target[k], row[axes.link_below[k]]
+        first, last = forest.start[g], forest.start[g + 1]
+        j = 0
+        for m in range(first, last):
+            c = m if below > 0 else first + last - 1 - m
+            edge = _mapped(forest.cuts[c], below)
+            while cells.edge[j] != edge:
+                j += 1
+            if j < least or j >= most:
+                place[c, 0] = RIGHT if (j < least) == (below > 0) else LEFT
+            else:
+                place[c, 0] = a if below > 0 else FLIPPED - a
+            place[c, 1] = rank[j]
+
+
+@njit(cache=True)
+def _straight(axes, a, v, low, high, n, home, limit, cells):  # pragma: no cover - compiled
+    """As ``_reach`` for an axis of real values whose prices are linear on either side."""
+    start, edge, above, fixed = cells.start[a], cells.edge, cells.above, axes.fixed[a]
+    least, most, rate = home, home, axes.down[a]
+    if np.isfinite(rate):
+        while least > 0 and edge[least - 1] >= low and not fixed + rate * (v - edge[least - 1]) >= limit:
+            least -= 1
+    rate = axes.up[a]
+    if np.isfinite(rate):
+        while most < n and above[most] <= high and not fixed + rate * (above[most] - v) >= limit:
+            most += 1
+    to, rate = start, axes.down[a]
+    for j in range(least, home):
+        cells.cost[to], cells.value[to] = fixed + rate * (v - edge[j]), edge[j]
+        to += 1
+    cells.cost[to], cells.value[to] = 0.0, v
+    rate = axes.up[a]
+    for j in range(home, most):
+        to += 1
+        cells.cost[to], cells.value[to] = fixed + rate * (above[j] - v), above[j]
+    cells.count[a], cells.home[a] = most - least + 1, home - least
+    for j in range(least, most + 1):
+        cells.rank[j] = j - least
+    return least, most
+
+
+@njit(cache=True)
+def _reach(axes, a, v, low, high, n, home, limit, cells):  # pragma: no cover - compiled
+    """Walk outwards from the home cell while cells are affordable, then put the kept ones in order; returns the first and last kept."""
+    start, step, anchor, edges = cells.start[a], axes.step[a], axes.anchor[a], cells.edge
     everywhere = axes.matrix[a] >= 0  # matrix prices need not rise with distance
     least, most = home, home
     for way in (-1, 1):
@@ -196,7 +278,7 @@ def _reach(axes, a, v, low, high, edges, n, home, limit, cells):  # pragma: no c
             continue
         j = home + way
         while 0 <= j <= n:
-            under = np.nextafter(edges[j - 1], np.inf) if j > 0 else -np.inf
+            under = cells.above[j - 1] if j > 0 else -np.inf
             over = edges[j] if j < n else np.inf
             if (way < 0 and over < low) or (way > 0 and under > high):
                 break
@@ -209,19 +291,20 @@ def _reach(axes, a, v, low, high, edges, n, home, limit, cells):  # pragma: no c
                 cells.cost[start + j] = np.inf
             least, most = min(least, j), max(most, j)
             j += way
-    under = np.nextafter(edges[home - 1], np.inf) if home > 0 else -np.inf
+    under = cells.above[home - 1] if home > 0 else -np.inf
     over = edges[home] if home < n else np.inf
     _fill(axes, a, v, _grid_up(max(low, under), step, anchor), _grid_down(min(high, over), step, anchor), True, start + home, cells)
-    kept = 0
+    kept, first, last = 0, home, home
     for j in range(least, most + 1):
         if cells.cost[start + j] < np.inf:
             if j == home:
                 cells.home[a] = kept
             if kept == 0:
-                cells.first[a] = j
-            cells.last[a] = j
+                first = j
+            last = j
             to, old = start + kept, start + j
             cells.cost[to], cells.value[to], cells.low[to], cells.high[to] = cells.cost[old], cells.value[old], cells.low[old], cells.high[old]
             kept += 1
-        cells.rank[cells.offset[a] + j] = kept - 1
+        cells.rank[j] = kept - 1
     cells.count[a] = kept
+    return first, last

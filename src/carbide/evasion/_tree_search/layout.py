@@ -17,22 +17,20 @@ from carbide.types import Array
 class Forest(NamedTuple):
     """Trees with one number a leaf: the row evades where the library's sum of them is below the cutoff.
 
-    ``feature`` ``(m,)`` int32 (-1 = leaf), ``cut`` ``(m,)`` int32 (number of the threshold among its feature's), ``left``, ``right``
-    ``(m,)`` int32, ``missing_left`` ``(m,)``, ``value`` ``(m,)``, ``roots`` ``(t,)``; ``cuts`` ``(c,)`` float64 with feature f's at
-    ``start[f] : start[f + 1]``; ``base`` and ``single`` say how the library sums.
+    ``node`` ``(m, 4)`` int32: number of the threshold among all ``cuts`` (-1 = leaf), left child, right child, whether NaN goes left. In place of
+    a leaf's number, children and ``roots`` ``(t,)`` hold ``-number - 1``. ``value`` ``(m,)`` of leaves; ``cuts`` ``(c,)`` float64 ascending within feature f's ``start[f] : start[f + 1]``, and
+    ``above`` the next larger doubles; ``base`` and ``single`` say how the library sums; ``shared``: whether any node has two parents.
     """
 
-    feature: Array
-    cut: Array
-    left: Array
-    right: Array
-    missing_left: Array
+    node: Array
     value: Array
     roots: Array
     cuts: Array
+    above: Array
     start: Array
     base: float
     single: bool
+    shared: bool
 
 
 class Axes(NamedTuple):
@@ -85,13 +83,21 @@ class Ties(NamedTuple):
 
 def forest_of(ensemble: Ensemble, value: Array, base: float) -> Forest:
     """The ensemble's trees with these leaf values ``(m,)`` and thresholds numbered feature by feature."""
-    inner = ensemble.feature >= 0
-    lists = [np.unique(ensemble.threshold[inner & (ensemble.feature == f)]) for f in range(ensemble.features)]
-    start = np.concatenate([[0], np.cumsum([len(c) for c in lists])]).astype(np.int64)
-    cut = np.zeros(len(ensemble.feature), np.int32)
-    for f, cuts in enumerate(lists):
-        here = inner & (ensemble.feature == f)
-        cut[here] = np.searchsorted(cuts, ensemble.threshold[here])
-    return Forest(feature=ensemble.feature.astype(np.int32), cut=cut, left=np.ascontiguousarray(ensemble.children[:, 0]),
-                  right=np.ascontiguousarray(ensemble.children[:, 1]), missing_left=ensemble.missing_left, value=np.ascontiguousarray(value, np.float64),
-                  roots=ensemble.roots, cuts=np.concatenate([*lists, np.zeros(0)]), start=start, base=float(base), single=ensemble.single)  # fmt: skip
+    inner = np.flatnonzero(ensemble.feature >= 0)
+    feature, threshold = ensemble.feature[inner], ensemble.threshold[inner]
+    order = np.lexsort((threshold, feature))
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (np.diff(feature[order]) != 0) | (np.diff(threshold[order]) != 0)
+    node = np.full((len(ensemble.feature), 4), -1, np.int32)
+    node[inner[order], 0] = np.cumsum(new) - 1
+    node[:, 1:3], node[:, 3] = _named(ensemble.children, ensemble.feature), ensemble.missing_left
+    cuts, start = threshold[order][new], np.searchsorted(feature[order][new], np.arange(ensemble.features + 1))
+    children = ensemble.children[inner].ravel()
+    shared = len(children) > 0 and int(np.bincount(children).max()) > 1
+    return Forest(node=node, value=np.ascontiguousarray(value, np.float64), roots=_named(ensemble.roots, ensemble.feature), cuts=cuts, above=np.nextafter(cuts, np.inf),
+                  start=start.astype(np.int64), base=float(base), single=ensemble.single, shared=shared)  # fmt: skip
+
+
+def _named(nodes: Array, feature: Array) -> Array:
+    """Numbers of nodes, those of leaves below 0."""
+    return np.where(feature[nodes] < 0, -nodes - 1, nodes).astype(np.int32)

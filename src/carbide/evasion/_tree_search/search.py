@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -10,8 +11,8 @@ import numpy as np
 
 from carbide.evasion._tree_search.cells import workspace
 from carbide.evasion._tree_search.layout import Forest, forest_of
+from carbide.evasion._tree_search.narrow import stack_space
 from carbide.evasion._tree_search.problem import Problem, ball_problem, budget_problem
-from carbide.evasion._tree_search.reduce import row_space
 from carbide.evasion._tree_search.run import run_rows, work_space
 from carbide.models.trees import Ensemble
 from carbide.space.membership import allowed
@@ -112,7 +113,13 @@ def cutoff(ensemble: Ensemble, threshold: float, rounding: int = 0) -> float:
     if len(ensemble.classes) != 2:
         raise InputError(f"the trees tell {len(ensemble.classes)} classes apart; a price table needs two: the attacker's class 1 and the other")
     hair = (2.0**-22 if ensemble.single else 2.0**-50) * abs(threshold)
-    edge = _least_sum(ensemble, threshold + rounding * hair)
+    wanted = threshold + rounding * hair
+    known = EDGES.setdefault(ensemble, {})
+    if wanted not in known:
+        if len(known) >= MOST_EDGES:
+            known.clear()
+        known[wanted] = _least_sum(ensemble, wanted)
+    edge = known[wanted]
     return edge + rounding * _slack(_binary(ensemble, 1), ensemble.single)
 
 
@@ -136,11 +143,20 @@ def _least_sum(ensemble: Ensemble, threshold: float) -> float:
         low, high = (low, middle) if reaches(middle) else (middle, high)
 
 
+# What calls with the same ensemble share; ensembles never change.
+EDGES: weakref.WeakKeyDictionary[Ensemble, dict[float, float]] = weakref.WeakKeyDictionary()
+MOST_EDGES = 256
+FORESTS: weakref.WeakKeyDictionary[Ensemble, dict[int, Forest]] = weakref.WeakKeyDictionary()
+
+
 def _binary(ensemble: Ensemble, label: int) -> Forest:
     """The trees' sum for class 1, or its negative for label 0: in both cases a smaller sum is what the attacker wants."""
-    sign = 1.0 if label == 1 else -1.0
-    column = -1 if ensemble.value.shape[1] > 1 else 0
-    return forest_of(ensemble, sign * ensemble.value[:, column], sign * ensemble.base[-1])
+    made = FORESTS.setdefault(ensemble, {})
+    if label not in made:
+        sign = 1.0 if label == 1 else -1.0
+        column = -1 if ensemble.value.shape[1] > 1 else 0
+        made[label] = forest_of(ensemble, sign * ensemble.value[:, column], sign * ensemble.base[-1])
+    return made[label]
 
 
 def _rivals(ensemble: Ensemble, label: int, threshold: float, rounding: int) -> Iterator[tuple[Forest, float]]:
@@ -174,7 +190,7 @@ def _signs(ensemble: Ensemble, own: int, other: int) -> Array:
 
 def _slack(forest: Forest, single: bool) -> float:
     """More than any order of summing the leaves can change the sum."""
-    largest = np.abs(forest.value).max(initial=0.0) * len(forest.roots) + abs(forest.base)
+    largest = np.maximum.reduceat(np.abs(forest.value), np.maximum(forest.roots, -forest.roots - 1)).sum() + abs(forest.base)
     return (len(forest.roots) + 2) * float(largest) * (2.0**-24 if single else 2.0**-53)
 
 
@@ -185,14 +201,13 @@ def _nothing(rows: Array, lower: float) -> SearchResult:
 
 def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array, *, frozen: bool) -> SearchResult:
     axes, ties, n = problem.axes, problem.ties, len(rows)
-    cells = workspace(axes, forest)
-    nodes, width = len(forest.feature), len(axes.feature)
-    trees, spare = row_space(nodes, len(forest.roots)), row_space(nodes, len(forest.roots))
-    work = work_space(nodes, width, len(cells.cost), len(ties.axes))
+    cells = workspace(axes, ties, forest)
+    stack = stack_space(3 * len(forest.node) + 3, len(forest.roots), forest.shared)
+    work = work_space(forest, axes, ties, len(cells.cost))
     cost, lower, witness = np.full(n, np.inf), np.zeros(n), rows.copy()
     status, boxes = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    run_rows(forest, axes, ties, rows, how.cutoff, 2 * _slack(forest, forest.single), how.budget, how.first, how.boxes, stale, frozen, axes.matrix < 0,
-             problem.worst, cells, trees, spare, work, cost, lower, witness, status, boxes)  # fmt: skip
+    run_rows(forest, axes, ties, rows, how.cutoff, _slack(forest, forest.single) + 16 * _slack(forest, False), how.budget, how.first, how.boxes, stale, frozen, axes.matrix < 0,
+             problem.worst, cells, stack, work, cost, lower, witness, status, boxes)  # fmt: skip
     return SearchResult(cost=cost, lower=lower, witness=witness, status=NAMES[status].astype("U7"), nodes=boxes)
 
 

@@ -7,12 +7,14 @@ small, so all such corners are tried. Whole numbers stay exact for relations tha
 
 from __future__ import annotations
 
+import functools
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from carbide.evasion._tree_search.cells import price
+from carbide.evasion._tree_search.cells import rated
 from carbide.evasion._tree_search.layout import Ties
 from carbide.types import Array
 
@@ -20,33 +22,53 @@ SLACK = 0.5e-9
 LARGEST = 5  # axes in a group; more corners than these take too long
 
 
+class Corners(NamedTuple):
+    """The candidate corners of one group, one entry a corner, as in ``Ties``."""
+
+    state: Array
+    free: Array
+    rows: Array
+    count: Array
+    inverse: Array
+
+
 def make_ties(groups: list[list[int]], relations: list[list[tuple[Array, Array]]], rows: int) -> Ties:
     """Groups of axes with their relations: ``(coefficients, one a group's axis; right-hand sides, one a row of x)``."""
-    states, frees, chosen, counts, inverses, starts = [], [], [], [], [], [0]
-    for axes, ties in zip(groups, relations, strict=True):
-        matrix = np.array([c for c, _ in ties])
-        for state, free, rows_met, inverse in _corners(matrix, len(axes)):
-            states.append(_padded(state))
-            frees.append(_padded(free))
-            chosen.append(_padded(rows_met))
-            counts.append(len(free))
-            inverses.append(np.pad(inverse, (0, LARGEST - len(free))))
-        starts.append(len(states))
+    matrices = [np.array([c for c, _ in ties]) for ties in relations]
+    corners = [NONE, *(_corners(m.tobytes(), m.shape) for m in matrices)]
     flat = [tie for ties in relations for tie in ties]
+    coefficients = np.zeros((len(flat), LARGEST))
+    for row, (c, _) in zip(coefficients, flat, strict=True):
+        row[: len(c)] = c
     return Ties(axis_start=np.cumsum([0, *map(len, groups)]), axes=np.array([a for g in groups for a in g], np.int64),
-                row_start=np.cumsum([0, *map(len, relations)]),
-                coefficients=np.array([np.pad(np.asarray(c, float), (0, LARGEST - len(c))) for c, _ in flat]).reshape(-1, LARGEST),
-                rhs=np.array([r for _, r in flat], float).reshape(len(flat), rows).T.copy(), corner_start=np.array(starts, np.int64),
-                state=np.array(states, np.int64).reshape(-1, LARGEST), free=np.array(frees, np.int64).reshape(-1, LARGEST),
-                rows=np.array(chosen, np.int64).reshape(-1, LARGEST), count=np.array(counts, np.int64),
-                inverse=np.array(inverses, float).reshape(-1, LARGEST, LARGEST))  # fmt: skip
+                row_start=np.cumsum([0, *map(len, relations)]), coefficients=coefficients,
+                rhs=np.array([r for _, r in flat], float).reshape(len(flat), rows).T.copy(),
+                corner_start=np.cumsum([len(c.count) for c in corners]), state=np.concatenate([c.state for c in corners]),
+                free=np.concatenate([c.free for c in corners]), rows=np.concatenate([c.rows for c in corners]),
+                count=np.concatenate([c.count for c in corners]), inverse=np.concatenate([c.inverse for c in corners]))  # fmt: skip
 
 
-def _padded(numbers: tuple[int, ...]) -> list[int]:
-    return [*numbers, *[-1] * (LARGEST - len(numbers))]
+def _no_corners(n: int) -> Corners:
+    blank = np.full((n, LARGEST), -1, np.int64)
+    return Corners(state=blank, free=blank.copy(), rows=blank.copy(), count=np.zeros(n, np.int64), inverse=np.zeros((n, LARGEST, LARGEST)))
 
 
-def _corners(matrix: Array, m: int):
+NONE = _no_corners(0)
+
+
+@functools.lru_cache(maxsize=64)
+def _corners(coefficients: bytes, shape: tuple[int, int]) -> Corners:
+    """The corners of a group's relations, given as the bytes of their coefficients ``(relations, axes)``."""
+    matrix = np.frombuffer(coefficients).reshape(shape)
+    found = list(_combinations(matrix, shape[1]))
+    made = _no_corners(len(found))
+    for i, (state, free, met, inverse) in enumerate(found):
+        k = len(free)
+        made.state[i, : shape[1]], made.free[i, :k], made.rows[i, :k], made.count[i], made.inverse[i, :k, :k] = state, free, met, k, inverse
+    return made
+
+
+def _combinations(matrix: Array, m: int):
     for k in range(min(m, len(matrix)) + 1):
         for free in itertools.combinations(range(m), k):
             for met in itertools.combinations(range(len(matrix)), k):
@@ -63,15 +85,16 @@ def _corners(matrix: Array, m: int):
 def keeps(ties, g, i, point, row, axes):  # pragma: no cover - compiled
     """Whether the values of group g keep its relations in row i; those between unchanged values are not asked."""
     first, m = ties.axis_start[g], ties.axis_start[g + 1] - ties.axis_start[g]
+    coefficients, rhs, members, feature = ties.coefficients, ties.rhs, ties.axes, axes.feature
     for r in range(ties.row_start[g], ties.row_start[g + 1]):
-        total, size, moved = 0.0, 1.0 + abs(ties.rhs[i, r]), False
+        total, size, moved = 0.0, 1.0 + abs(rhs[i, r]), False
         for k in range(m):
-            c = ties.coefficients[r, k]
+            c = coefficients[r, k]
             if c != 0.0:
                 term = c * point[k]
                 total, size = total + term, size + abs(term)
-                moved = moved or point[k] != row[axes.feature[ties.axes[first + k]]]
-        if moved and not total <= ties.rhs[i, r] + SLACK * size:
+                moved = moved or point[k] != row[feature[members[first + k]]]
+        if moved and not total <= rhs[i, r] + SLACK * size:
             return False
     return True
 
@@ -80,28 +103,30 @@ def keeps(ties, g, i, point, row, axes):  # pragma: no cover - compiled
 def cheapest(ties, g, i, row, axes, cells, low, high, best, point, whole):  # pragma: no cover - compiled
     """The least cost of group g's axes in the box of cells, with its values in ``best``; inf where nothing is allowed."""
     first, m = ties.axis_start[g], ties.axis_start[g + 1] - ties.axis_start[g]
+    states, members, feature, bottom, top, home = ties.state, ties.axes, axes.feature, cells.low, cells.high, cells.home
+    up, down, fixed, power, counts, starts = axes.up, axes.down, axes.fixed, axes.power, cells.count, cells.start
     least = np.inf
     for corner in range(ties.corner_start[g], ties.corner_start[g + 1]):
         paid = 0.0
         for k in range(m):
-            state = ties.state[corner, k]
+            state = states[corner, k]
             if state == 3:
                 continue
-            a = ties.axes[first + k]
-            v = row[axes.feature[a]]
-            if cells.count[a] == 0:
+            a = members[first + k]
+            v = row[feature[a]]
+            if counts[a] == 0:
                 point[k] = v
                 if state != 2:
                     paid = np.inf
+            elif state == 2:
+                point[k] = v
+                if not low[a] <= home[a] <= high[a]:
+                    paid = np.inf
             else:
-                start = cells.start[a]
-                if state == 2:
-                    point[k] = v
-                    if not low[a] <= cells.home[a] <= high[a]:
-                        paid = np.inf
-                else:
-                    point[k] = cells.low[start + low[a]] if state == 0 else cells.high[start + high[a]]
-                    paid += price(axes, a, v, point[k]) if np.isfinite(point[k]) else np.inf
+                w = bottom[starts[a] + low[a]] if state == 0 else top[starts[a] + high[a]]
+                point[k] = w
+                if w != v:
+                    paid += rated(v, w, up[a] if w > v else down[a], fixed[a], power[a]) if np.isfinite(w) else np.inf
             if paid >= least:
                 break
         if paid >= least:
@@ -173,4 +198,6 @@ def _inside(a, row, axes, cells, low, high, point, k):  # pragma: no cover - com
     if point[k] < least - room or point[k] > most + room:
         return np.inf
     point[k] = min(max(point[k], least), most)
-    return price(axes, a, v, point[k])
+    if point[k] == v:
+        return 0.0
+    return rated(v, point[k], axes.up[a] if point[k] > v else axes.down[a], axes.fixed[a], axes.power[a])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from carbide.evasion._adversarial import AdversarialTraining
-from carbide.evasion._inner import PgdPerturb, answering
+from carbide.evasion.inner import PgdPerturb, answering
 from carbide.types import InputError, LpBall, Space
 
 CHOICES = ("max", "random")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from carbide.evasion._adversarial import AdversarialTraining
-from carbide.evasion._inner import PgdPerturb
+from carbide.evasion.inner import PgdPerturb
 from carbide.types import InputError, LpBall
 
 

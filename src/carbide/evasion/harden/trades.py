@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from carbide.evasion._adversarial import AdversarialTraining, both_logits
-from carbide.evasion._inner import PgdPerturb
+from carbide.evasion.inner import PgdPerturb
 from carbide.types import InputError, LpBall, Space
 
 

@@ -1,143 +1,26 @@
-"""Checked ONNX graphs as torch nets: read node by node, nothing in the file is run.
+"""From a checked graph to a net: what is needed is walked in order, and what makes answers of logits is left out.
 
-The graph is walked once with a few sample rows, so that every shape is known; what does not depend on the rows is
-computed at once, the rest becomes a ``torch.fx`` graph of ordinary layers that can be traced and bounded. Rows must stay
-apart: the first axis is the batch throughout. A softmax or sigmoid at the end is left out, since logits are wanted.
+>>> sorted(set(OPERATORS) & {"Conv", "Gemm", "If"})
+['Conv', 'Gemm']
 """
 
 from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from carbide.models._files import one_line
 from carbide.models._reading import NotRead
+from carbide.models.onnx_net import arithmetic, layers, shapes, windows
+from carbide.models.onnx_net.reader import Operator, Reader, Step, Value
 
-
-class Value(NamedTuple):
-    """A value of the graph: the node that computes it (None = a constant) and what it is for the sample rows."""
-
-    node: fx.Node | None
-    sample: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """A node of the file: its operator, attributes, inputs (None = left out) and the names of its outputs.
-
-    ``alone`` says of each input whether nothing else uses what was computed for it.
-    """
-
-    op: str
-    attributes: dict[str, Any]
-    inputs: list[Value | None]
-    outputs: list[str]
-    alone: list[bool]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """An attribute, or the default."""
-        return self.attributes.get(name, default)
-
-    def value(self, place: int) -> Value:
-        """An input that must be there.
-
-        Raises:
-            NotRead: if it is not.
-        """
-        if place >= len(self.inputs) or (found := self.inputs[place]) is None:
-            raise NotRead(f"its operator {self.op} lacks input {place}")
-        return found
-
-    def constant(self, place: int) -> Tensor:
-        """An input that must be there and not depend on the rows.
-
-        Raises:
-            NotRead: if it does.
-        """
-        found = self.value(place)
-        if found.node is not None:
-            raise NotRead(f"its operator {self.op} takes weights or shapes that depend on the row")
-        return found.sample
-
-    def maybe(self, place: int) -> Tensor | None:
-        """A constant input, None where it is left out."""
-        return self.constant(place) if place < len(self.inputs) and self.inputs[place] is not None else None
-
-
-class Reader:
-    """The net so far: an fx graph, the modules and constants it uses, and the value of every name of the file."""
-
-    def __init__(self, batch: int, opset: int, end: str) -> None:
-        self.root, self.graph = nn.Module(), fx.Graph()
-        self.batch, self.opset, self.end = batch, opset, end
-        self.values: dict[str, Value] = {}
-        self.uses: Counter[str] = Counter()
-        self.held: dict[int, tuple[Tensor, fx.Node]] = {}
-
-    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
-        """A function of values and plain arguments; computed at once where no value depends on the rows."""
-        sample = function(*(_each(a, lambda v: v.sample) for a in args), **kwargs)
-        if not any(_live(a) for a in args):
-            return Value(None, sample)
-        node = self.graph.call_function(function, tuple(_each(a, self._node) for a in args), kwargs)
-        return self._apart(Value(node, sample))
-
-    def apply(self, module: nn.Module, x: Value) -> Value:
-        """A layer on a value."""
-        with torch.no_grad():
-            sample = module.eval()(x.sample)
-        if x.node is None:
-            return Value(None, sample)
-        name = f"layer{len(list(self.root.children()))}"
-        self.root.add_module(name, module)
-        return self._apart(Value(self.graph.call_module(name, (x.node,)), sample))
-
-    def reshape(self, x: Value, shape: Sequence[int]) -> Value:
-        """A value in another shape that keeps the rows apart."""
-        if x.node is None:
-            return Value(None, x.sample.reshape(list(shape)))
-        if not shape or shape[0] != self.batch or x.sample.numel() != torch.Size(shape).numel():
-            raise NotRead("its graph mixes rows of a batch")
-        if list(shape) == list(x.sample.shape):
-            return x
-        return self.apply(nn.Flatten(), x) if len(shape) == 2 else self.call(torch.reshape, x, (-1, *shape[1:]))
-
-    def module(self, x: Value) -> Any:
-        """The layer that made a value, None where none did."""
-        return self.root.get_submodule(str(x.node.target)) if x.node is not None and x.node.op == "call_module" else None
-
-    def _node(self, value: Value) -> fx.Node:
-        if value.node is not None:
-            return value.node
-        if id(value.sample) not in self.held:
-            name = f"constant{len(self.held)}"
-            self.root.register_buffer(name, value.sample)
-            self.held[id(value.sample)] = (value.sample, self.graph.get_attr(name))
-        return self.held[id(value.sample)][1]
-
-    def _apart(self, value: Value) -> Value:
-        if value.sample.ndim == 0 or len(value.sample) != self.batch:
-            raise NotRead("its graph mixes rows of a batch")
-        return value
-
-
-def _each(item: Any, use: Callable[[Value], Any]) -> Any:
-    """An argument with every value in it replaced."""
-    if isinstance(item, Value):
-        return use(item)
-    return type(item)(_each(part, use) for part in item) if type(item) in (list, tuple) else item
-
-
-def _live(item: Any) -> bool:
-    if isinstance(item, Value):
-        return item.node is not None
-    return type(item) in (list, tuple) and any(_live(part) for part in item)
+OPERATORS: dict[str, Operator] = {**arithmetic.OPERATORS, **layers.OPERATORS, **shapes.OPERATORS, **windows.OPERATORS}
+PASSED = ("Identity", "Dropout", "ZipMap", "Normalizer", "Cast")  # between probabilities and what the file gives out
 
 
 class Found(NamedTuple):
@@ -197,8 +80,6 @@ def _net_of(model: Any, entry: str, output: str, sample: Tensor, row: tuple[int,
 
 
 def _tensor(array: Any) -> Tensor:
-    import numpy as np
-
     return torch.from_numpy(np.array(array))  # a copy: initializers are read-only, and weights may be shared
 
 
@@ -212,9 +93,6 @@ class _End(NamedTuple):
     name: str
     kind: str
     labels: tuple[str, ...] = ()
-
-
-PASSED = ("Identity", "Dropout", "ZipMap", "Normalizer", "Cast")
 
 
 def _end(producers: dict[str, Any], output: str, answers: str) -> _End:
@@ -286,8 +164,6 @@ def _needed(producers: dict[str, Any], name: str) -> list[Any]:
 
 
 def _walk(reader: Reader, node: Any) -> None:
-    from carbide.models._onnx_operators import OPERATORS
-
     if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx", "ai.onnx.ml"):
         raise NotRead(f"its graph uses the operator {node.op_type}, which is not among those that Carbide reads as a net")
     if any(name and name not in reader.values for name in node.input):

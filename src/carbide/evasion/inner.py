@@ -47,10 +47,12 @@ class Around:
     @classmethod
     def of(cls, x: Tensor, *, eps: float, p: float = math.inf, space: Space | None = None) -> Around:
         """The ball around rows; bounds are widened to rows outside them, and features that cannot change have no room."""
-        lower, upper = (-math.inf, math.inf) if space is None else _bounds(x, space)
-        if math.isinf(p):
-            lower = torch.maximum(x - eps, lower) if isinstance(lower, Tensor) else (x - eps).clamp_min_(lower)
-            upper = torch.minimum(x + eps, upper) if isinstance(upper, Tensor) else (x + eps).clamp_max_(upper)
+        if space is not None:
+            lower, upper = _bounds(x, space)
+            if math.isinf(p):
+                lower, upper = torch.maximum(x - eps, lower), torch.minimum(x + eps, upper)
+        else:
+            lower, upper = (x - eps, x + eps) if math.isinf(p) else (-math.inf, math.inf)
         return cls(clean=x, lower=lower, upper=upper, p=p, eps=eps)
 
     def back(self, x: Tensor) -> Tensor:
