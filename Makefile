@@ -36,3 +36,4 @@ format: install
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name '*.nb[ic]' -delete
