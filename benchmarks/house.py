@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -108,7 +109,7 @@ def clone() -> list[dict[str, Any]]:
         for target, limit in limits.items():
             start = time.perf_counter()
             done = subprocess.run(["make", target], cwd=f"{name}/clone", check=True, capture_output=True, text=True)
-            said = next((line for line in reversed(done.stdout.splitlines()) if " passed" in line), "")
+            said = next((line for line in reversed(done.stdout.splitlines()) if re.search(r"\d passed", line)), "")
             rows.append({"what": f"make {target}", "measured": f"{time.perf_counter() - start:.0f} s{'; ' if said else ''}{said}", "to reach": limit})
     return rows
 
