@@ -139,3 +139,18 @@ def test_a_kill_loses_only_the_step_under_way(tmp_path):
     assert died.returncode == -signal.SIGKILL
     subprocess.run([sys.executable, "-c", script, str(tmp_path), "live"], check=True)
     assert len(Store(tmp_path).timings()) == 5
+
+
+def refuse_late(item: int) -> int:
+    import time
+
+    time.sleep(0.4 if item == 1 else 0.0)
+    if item in (1, 2):
+        raise InputError(f"item {item} is refused")
+    return item
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_of_several_refusals_the_first_in_order_is_told_whichever_comes_first(workers):
+    with use(Run(workers=workers)), pytest.raises(InputError, match="item 1 is refused"):
+        spread(refuse_late, [0, 1, 2, 3], label="items")

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from carbide.run.progress import Progress
 from carbide.run.store import Store
+from carbide.types import InputError
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -93,5 +94,16 @@ def _compute(work: Callable[[S], T], items: list[S], workers: int) -> list[T]:
     from joblib import Parallel, delayed
 
     pool = Parallel(n_jobs=min(workers, len(items)), backend="loky", inner_max_num_threads=1)
-    results: Any = pool(delayed(work)(item) for item in items)
-    return list(results)
+    results: Any = list(pool(delayed(_refusing)(work, item) for item in items))
+    for refused, result in results:  # the first in order, whichever process was the first to refuse
+        if refused:
+            raise result
+    return [result for _, result in results]
+
+
+def _refusing(work: Callable[[S], T], item: S) -> tuple[bool, Any]:
+    """Whether the work refuses the item, and the refusal or the result."""
+    try:
+        return False, work(item)
+    except InputError as error:
+        return True, error
