@@ -9,6 +9,7 @@ The second clones the committed tree and times ``make demo`` (with the install),
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import random
@@ -83,6 +84,14 @@ def repeated(folder: Path) -> int:
     return twice
 
 
+def tell_difference(truth: dict[str, bytes], found: dict[str, bytes]) -> None:
+    """Print the lines in which results differ, so that a failure can be understood after its folder is gone."""
+    for story in sorted(truth.keys() | found.keys()):
+        lines = [which.get(story, b"").decode().splitlines() for which in (truth, found)]
+        for line in difflib.unified_diff(*lines, f"{story}, undisturbed", f"{story}, killed", lineterm="", n=1):
+            print(line, file=sys.stderr)
+
+
 def kills(count: int, truth: dict[str, bytes], whole: float, seed: int) -> dict[str, Any]:
     """Kill -9 at random moments, each in a demo that goes on until the next kill; every run must end with the same bytes."""
     rng = random.Random(seed)
@@ -94,7 +103,9 @@ def kills(count: int, truth: dict[str, bytes], whole: float, seed: int) -> dict[
                 used += 1
             subprocess.run([*CARBIDE, "demo", "--out", str(folder), "--quiet"], check=True, capture_output=True)
             done += 1
-            same += results_in(folder) == truth
+            found = results_in(folder)
+            same += found == truth
+            tell_difference(truth, found)
             twice += repeated(folder)
     return {"what": f"kill -9 at {used} random moments", "measured": f"{done} demos finished, {same} with the same results.json, {twice} steps computed twice",
             "to reach": "all, all, 0"}  # fmt: skip
