@@ -187,12 +187,34 @@ def test_the_average_is_what_is_looked_at_and_kept():
     assert not same(model, watch.seen[10])
 
 
-@pytest.mark.parametrize("change", [{"ema": 0.9}, {"awp": 0.02}, {"schedule": "flat"}, {"schedule": "cyclic"}])
+@pytest.mark.parametrize("change", [{"ema": 0.9}, {"awp": 0.02}, {"schedule": "flat"}, {"schedule": "cyclic"}, {"precision": "bfloat16"}])
 def test_each_option_changes_training_the_same_way_each_time_and_is_described(change):
     recipe = replace(RECIPE, **change)
     first, again, plain = (r.fit(data(), np.random.default_rng(3)) for r in (recipe, recipe, RECIPE))
     assert first.digest() == again.digest() != plain.digest()
     assert recipe.describe() != RECIPE.describe()
+
+
+@pytest.mark.parametrize("awp", [0.0, 0.5])
+def test_half_the_bits_are_for_the_products_of_layers_alone(awp):
+    seen = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Notes:
+        def __call__(self, module, x, y, *, progress, generator, space):
+            answers = module(x)
+            seen.append((module[0](x).dtype, answers.dtype, module[0].weight.detach().clone(), module[0](x).detach().float(), x))
+            return nn.functional.cross_entropy(answers, y)
+
+    recipe = replace(RECIPE, precision="bfloat16", awp=awp, objective=Notes(), epochs=1)
+    model = recipe.fit(data(), np.random.default_rng(0))
+    assert {(s[0], s[1]) for s in seen} == {(torch.bfloat16, torch.float32)}
+    assert all(p.dtype == torch.float32 for p in model.module.parameters())
+    assert model.module(torch.rand(2, 2)).dtype == torch.float32
+    for _, _, weight, hidden, x in seen:  # each product is of the weights as they are then, moved ones too
+        torch.testing.assert_close(hidden, x @ weight.T + (hidden - x @ weight.T).mean(0), atol=0.03, rtol=0.03)
+    if awp:
+        assert not torch.allclose(seen[0][2], seen[1][2])
 
 
 def test_training_goes_on_from_given_weights():
@@ -208,7 +230,7 @@ def test_training_goes_on_from_given_weights():
 
 
 def test_what_makes_no_sense_is_refused():
-    for change, said in (({"schedule": "spiral"}, "spiral"), ({"ema": 1.0}, "ema is 1"), ({"awp": -1.0}, "awp is -1")):
+    for change, said in (({"schedule": "spiral"}, "spiral"), ({"ema": 1.0}, "ema is 1"), ({"awp": -1.0}, "awp is -1"), ({"precision": "half"}, "precision")):
         with pytest.raises(InputError, match=said):
             replace(RECIPE, **change)
     with pytest.raises(InputError, match="1 row"):

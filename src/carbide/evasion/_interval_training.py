@@ -26,6 +26,7 @@ from carbide.types import Case, Dataset, LpBall, Space, Threat
 
 TOLERANCE = 0.5  # ratios below this share are regularised, as in the paper
 LEAST = 1e-12
+FEW = 32  # rows of a batch on which the warm-up is measured: its ratios are of means over units too
 
 
 class Bounded(NamedTuple):
@@ -113,10 +114,11 @@ def warm_up_loss(box: Box, boxes: list[Box]) -> Tensor:
     """How much wider boxes grow from the input to each rectifier, and how unevenly rectifiers are on and off; a scalar >= 0.
 
     For each rectifier: its input's mean width against the net's, and the ratios of the means and of the variances of
-    the centres of those that are surely on to those surely off, each as far as it falls below ``TOLERANCE``.
+    the centres of those that are surely on to those surely off, each as far as it falls below ``TOLERANCE``; over at most ``FEW`` rows.
     """
     if not boxes:
         return box.lower.new_zeros(())
+    box, boxes = box.map(lambda t: t[:FEW]), [b.map(lambda t: t[:FEW].float()) for b in boxes]
     width = ((box.upper - box.lower) / 2).mean()
     found = [_unevenness(b, width) for b in boxes]
     return torch.stack(found).mean()
@@ -173,9 +175,9 @@ class IntervalGrowth:
             middle = search(module, x, y, generator, space=space)
         box = input_box(middle, self.box * eps, low, high)
         found = bounded(module, x, box, y, clean=self.clean > 0)
-        loss = F.cross_entropy(found.worst, y)
+        loss = F.cross_entropy(found.worst.float(), y)
         if self.clean:
-            loss = (1 - self.clean) * loss + self.clean * F.cross_entropy(found.clean, y)
+            loss = (1 - self.clean) * loss + self.clean * F.cross_entropy(found.clean.float(), y)
         if self.warmth and 0 < share < 1:
             loss = loss + self.warmth * (1 - share) * warm_up_loss(box, found.boxes)
         return loss

@@ -26,7 +26,7 @@ from carbide.models._files import one_line
 from carbide.models._fingerprint import fingerprint
 from carbide.models.callables import resolve
 from carbide.models.packing import allow_factory, check_allowed
-from carbide.models.training import SCHEDULES, Objective, Perturb, Watch, train
+from carbide.models.training import PRECISIONS, SCHEDULES, Objective, Perturb, Watch, train
 from carbide.types import WHITE_BOX, Access, Array, Dataset, InputError, Rng, Space, rng_for
 
 OUTPUTS = ("logits", "probabilities", "one logit", "one probability")
@@ -291,7 +291,9 @@ class TorchRecipe:
     takes the place of the cross-entropy (certified training), and then ``smoothing`` is not used. ``ema`` > 0 keeps the
     running mean of the weights with that decay; ``awp`` > 0 takes gradients at weights that were moved up the loss by that
     share of their norm; ``watch`` chooses weights on rows held out of the training rows; ``start`` is a safetensors file of
-    weights from which training starts (empty = fresh ones). Everything is decided by the rng: two fits with the same state
+    weights from which training starts (empty = fresh ones). ``precision`` ``bfloat16`` takes the products of layers in half the
+    bits while training (weights, sums of gradients and the trained model stay in float32): faster where the processor has
+    such instructions (AVX512-BF16, AMX, CUDA), slower elsewhere. Everything is decided by the rng: two fits with the same state
     on the same machine give the same weights.
     """
 
@@ -310,8 +312,11 @@ class TorchRecipe:
     awp: float = 0.0
     watch: Watch | None = None
     start: bytes = field(default=b"", repr=False)
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision is {self.precision!r}; choose {' or '.join(PRECISIONS)}")
         if self.schedule not in SCHEDULES:
             raise InputError(f"schedule is {self.schedule!r}; choose {', '.join(SCHEDULES)}")
         if not 0 <= self.ema < 1:

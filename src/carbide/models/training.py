@@ -27,6 +27,7 @@ from carbide.run import track
 from carbide.types import Dataset, InputError, Space
 
 SCHEDULES = ("one-cycle", "cyclic", "flat")
+PRECISIONS = ("float32", "bfloat16")
 CYCLES = 3  # triangles of the learning rate in a cyclic schedule
 WARM = 0.05  # share of the training in which a flat rate is reached
 STATISTICS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -126,6 +127,16 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for buffer, old in zip(buffers, before, strict=True):
             buffer.copy_(old)
+
+
+@contextlib.contextmanager
+def float_answers(module: nn.Module) -> Iterator[None]:
+    """Inside, the module answers in float32, whatever its layers compute in: losses are sums of small differences."""
+    hook = module.register_forward_hook(lambda _, __, out: out.float() if isinstance(out, Tensor) and out.dtype == torch.bfloat16 else out)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class Average:
@@ -240,6 +251,7 @@ class _Training:
         self.average = Average(module, recipe.ema) if recipe.ema else None
         self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
         self.perturb, self.slower = recipe.perturb, 1.0
+        self.mixed = recipe.precision == "bfloat16"
 
     def _hold_out(self, x: Tensor, y: Tensor) -> _Watched:
         if len(x) < 2:
@@ -265,6 +277,19 @@ class _Training:
             _put(self.average.live, self.average.mean)
 
     def _step(self, x: Tensor, y: Tensor, progress: float) -> None:
+        with (
+            torch.autocast(x.device.type, torch.bfloat16, enabled=self.mixed, cache_enabled=False),
+            float_answers(self.module) if self.mixed else contextlib.nullcontext(),
+        ):
+            self._gradients(x, y, progress)
+        self.optimizer.step()
+        self.schedule.step()
+        self._slow(self.slower)
+        if self.average is not None:
+            self.average.update()
+
+    def _gradients(self, x: Tensor, y: Tensor, progress: float) -> None:
+        """The gradients of the weights on one batch."""
         moved = x
         if self.perturb is not None:
             bounds = {"space": self.space} if getattr(self.perturb, "bounded", False) else {}
@@ -278,11 +303,6 @@ class _Training:
                 self._loss(x, moved, y, progress).backward()
         else:
             self._loss(x, moved, y, progress).backward()
-        self.optimizer.step()
-        self.schedule.step()
-        self._slow(self.slower)
-        if self.average is not None:
-            self.average.update()
 
     def _loss(self, x: Tensor, moved: Tensor, y: Tensor, progress: float) -> Tensor:
         objective = self.recipe.objective
