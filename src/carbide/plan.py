@@ -28,7 +28,7 @@ from carbide.types import Backdoor, FeatureBudget, Flips, InputError, LpBall, Me
 NORMS = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 ALIASES = {"membership": "privacy"}
 THREAT_KEYS = {
-    "evasion": ("norm", "eps", "money", "prices"),
+    "evasion": ("norm", "eps", "target", "money", "prices"),
     "poisoning": ("flips", "backdoor", "target", "area", "features"),
     "privacy": (),
     "extraction": ("queries", "answers"),
@@ -221,7 +221,7 @@ def make_ask(entry: Mapping[str, Any], *, space: Space, base: Path, prices: Pric
 
 def _evasion(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:
     if "money" in own:
-        if "eps" in own or "norm" in own:
+        if "eps" in own or "norm" in own or "target" in own:
             raise InputError("evasion names both money and a norm; give money and prices, or norm and eps, in two threats if both matter")
         if "prices" in own:
             from carbide.space.prices import load_prices
@@ -240,7 +240,7 @@ def _evasion(own: dict[str, Any], space: Space, base: Path, prices: PriceTable |
     width = float((space.upper - space.lower).max())
     if NORMS[norm] == math.inf and eps >= width:
         raise InputError(f"eps is {eps:g}, as wide as the whole input range {width:g}; give eps in input units, e.g. 8/255 for images in [0, 1]")
-    return LpBall(p=NORMS[norm], eps=eps)
+    return LpBall(p=NORMS[norm], eps=eps, target=own.get("target"))
 
 
 def _poisoning(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:

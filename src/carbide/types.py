@@ -252,20 +252,27 @@ class Threat:
 
 @dataclass(frozen=True, kw_only=True)
 class LpBall(Threat):
-    """Any change of L``p`` norm at most ``eps`` in input units that stays within the space's bounds."""
+    """Any change of L``p`` norm at most ``eps`` in input units that stays within the space's bounds.
+
+    With a ``target`` the attacker wants that class, of three or more, for rows of the others; without, any wrong one.
+    """
 
     room: ClassVar[str] = "evasion"
     p: float = math.inf
     eps: float
+    target: int | None = None
 
     def __post_init__(self) -> None:
         if self.p not in (0, 1, 2, math.inf):
             raise InputError(f"p is {self.p}; choose 0, 1, 2 or inf")
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise InputError(f"eps is {self.eps}; give a finite number >= 0 in input units")
+        if self.target is not None and (isinstance(self.target, bool) or not isinstance(self.target, int) or self.target < 0):
+            raise InputError(f"target is {self.target!r}; give the number of a class, from 0")
 
     def words(self) -> str:
-        return f"L{'inf' if math.isinf(self.p) else int(self.p)} change of at most {self.eps:g}"
+        goal = "" if self.target is None else f" towards class {self.target}"
+        return f"L{'inf' if math.isinf(self.p) else int(self.p)} change of at most {self.eps:g}{goal}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

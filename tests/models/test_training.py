@@ -230,7 +230,12 @@ def test_training_goes_on_from_given_weights():
 
 
 def test_what_makes_no_sense_is_refused():
-    for change, said in (({"schedule": "spiral"}, "spiral"), ({"ema": 1.0}, "ema is 1"), ({"awp": -1.0}, "awp is -1"), ({"precision": "half"}, "precision")):
+    for change, said in (
+        ({"schedule": "spiral"}, "spiral"),
+        ({"ema": 1.0}, "ema is 1"),
+        ({"awp": -1.0}, "awp is -1"),
+        ({"precision": "half"}, "precision"),
+    ):
         with pytest.raises(InputError, match=said):
             replace(RECIPE, **change)
     with pytest.raises(InputError, match="1 row"):

@@ -19,6 +19,8 @@ import numpy as np
 from carbide.evasion._alarm import sample_first
 from carbide.evasion._counted import Counted
 from carbide.evasion._figures import budget_figures, class_bars, gallery, reach_figure
+from carbide.evasion._goal import METRIC as TARGETED
+from carbide.evasion._goal import aimed, aimed_case, others
 from carbide.evasion.examination import Examination, examine
 from carbide.evasion.examination.votes import Asked
 from carbide.registry import Method
@@ -131,6 +133,8 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
         CarbideError: if the model changed while it was attacked.
         InputError: if the examination of the model refuses it.
     """
+    if isinstance(threat, LpBall) and threat.target is not None:
+        return _audit_aimed(case, threat, methods)
     data = judged_rows(case, threat)
     exam = examine(case.model, data, threat)
     exam.refuse()
@@ -159,6 +163,36 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
                    examination=exam.symptoms)  # fmt: skip
 
 
+def _audit_aimed(case: Case, threat: LpBall, methods: Mapping[str, Method]) -> Section:
+    """The same for a target class: the question whether a row is of that class is attacked, and told by the rows' own classes."""
+    data = judged_rows(case, threat)
+    asked = aimed_case(replace(case, data=replace(case.data, test=data)), threat)
+    able = {name: method for name, method in methods.items() if method.needs in asked.model.access}
+    section = audit(asked, replace(threat, target=None), able)
+    why = "it reads the model itself, and the question whether a row is of the target class has only answers"
+    unable = tuple(Skip(method=name, threat="", reason=why) for name in methods if name not in able)
+    section = replace(section, threat=threat.words(), skipped=tuple(replace(skip, threat=threat.words()) for skip in (*section.skipped, *unable)))
+    if not section.findings:
+        return section
+    fell, old = section.evidence["broken"], "robust accuracy"
+    findings = tuple(replace(f, threat=threat.words(), metric=f.metric.replace(old, TARGETED)) for f in section.findings)
+    findings = tuple(_worst(f, data, fell) if f.metric.startswith("worst class") else f for f in findings)
+    figures = tuple(replace(f, title=f.title.replace(old, TARGETED), y_label=f.y_label.replace(old, TARGETED)) for f in section.figures)
+    bars = class_bars(TARGETED, data, section.evidence["wrong"], fell)
+    figures = tuple(bars if f.title == bars.title else f for f in figures)
+    return replace(section, findings=findings, figures=figures, evidence={**section.evidence, "y": data.y})
+
+
+def _worst(finding: Finding, data: Dataset, fell: Array) -> Finding:
+    """The finding about the class of which the smallest share stands."""
+    shares = {int(c): float((~fell[data.y == c]).mean()) for c in np.unique(data.y)}
+    worst = min(shares, key=lambda c: (shares[c], c))
+    standing, n = int((~fell[data.y == worst]).sum()), int((data.y == worst).sum())
+    low, high = clopper_pearson(standing, n)
+    name = data.class_names[worst] if data.class_names else str(worst)
+    return replace(finding, value=standing / n, low=low, high=high, n=n, note=f"class {name}")
+
+
 def _settle_draws(case: Case, threat: Threat, tally: _Tally) -> None:
     """Judge all witnesses of a random model once more, together: an attack had many tries, and the luckiest of them is no evidence."""
     outcome = judge(case.model, tally.data.x, tally.data.y, tally.witness, threat, tally.data.space)
@@ -167,12 +201,16 @@ def _settle_draws(case: Case, threat: Threat, tally: _Tally) -> None:
 
 
 def metric_of(case: Case, threat: Threat) -> str:
-    """``robust recall`` for priced changes and at an operating point, else ``robust accuracy``."""
+    """``robust recall`` for priced changes and at an operating point, else ``robust accuracy`` (``targeted`` where the threat has a target)."""
+    if isinstance(threat, LpBall) and threat.target is not None:
+        return TARGETED
     return "robust recall" if isinstance(threat, FeatureBudget) or case.operating_point is not None else "robust accuracy"
 
 
 def judged_rows(case: Case, threat: Threat) -> Dataset:
     """The test rows that are attacked: all of class 1 for priced changes, else at most ``ROWS`` (of class 1 at an operating point).
+
+    With a target class, those of the other classes.
 
     Raises:
         InputError: if there is no such row.
@@ -180,6 +218,8 @@ def judged_rows(case: Case, threat: Threat) -> Dataset:
     test = case.data.test
     if metric_of(case, threat) == "robust recall":
         test = test.take(np.flatnonzero(test.y == 1))
+    if isinstance(threat, LpBall) and threat.target is not None:
+        test = others(test, threat.target)
     if len(test) == 0:
         raise InputError("the test rows hold none of class 1, so nothing can be attacked; give test rows of both classes")
     if isinstance(threat, LpBall) and len(test) > ROWS:
@@ -328,11 +368,7 @@ def _headline(case: Case, threat: Threat, tally: _Tally, metric: str, ran: list[
 
     found = [finding(metric, int((~fell).sum()), n, note, headline=True)]
     if metric == "robust accuracy":
-        y = tally.data.y
-        shares = {int(c): float((~fell[y == c]).mean()) for c in np.unique(y)}
-        worst = min(shares, key=lambda c: (shares[c], c))
-        name = tally.data.class_names[worst] if tally.data.class_names else str(worst)
-        found.append(finding("worst class robust accuracy", int((~fell[y == worst]).sum()), int((y == worst).sum()), f"class {name}"))
+        found.append(_worst(finding("worst class robust accuracy", 0, n, ""), tally.data, fell))
     moved = tally.cost[tally.broken & ~tally.wrong]
     if len(moved):
         priced = isinstance(threat, FeatureBudget)
@@ -406,15 +442,19 @@ def verify(section: Section, model: Model | None, case: Case | None, threat: Thr
     headline = section.headline()
     if headline is None:
         return []
-    e = section.evidence
+    e, asked = section.evidence, threat
     fell = np.asarray(e["broken"], bool)
     if model is not None:
         random = any(s.name == "randomness" and s.done == "repaired" for s in section.examination)
-        outcome = judge(Examination(random=random).judged(model), e["x"], e["y"], e["witness"], threat, model.space)
+        subject: Any = model
+        y = e["y"]
+        if isinstance(threat, LpBall) and threat.target is not None:
+            subject, y, threat = aimed(model, threat.target), np.zeros(len(y), np.int64), replace(threat, target=None)
+        outcome = judge(Examination(random=random).judged(subject), e["x"], y, e["witness"], threat, subject.space)
         fell = outcome.success | np.asarray(e["unknown"], bool)
     value = int((~fell).sum()) / len(fell)
     if case is not None:
-        rows = judged_rows(case, threat)
+        rows = judged_rows(case, asked)
         if not (np.array_equal(rows.x, e["x"]) and np.array_equal(rows.y, e["y"])):
             value = math.nan
     return [(headline.metric, headline.value, value)]

@@ -53,6 +53,8 @@ ATLAS: Mapping[str, Technique] = {
 METRICS: Mapping[str, Metric] = {m.key: m for m in (
     Metric(key="robust_accuracy", name="robust accuracy", good=1, room="evasion", clean="accuracy", green=0.75, red=0.5,
            meaning="share of all rows that the model still gets right under attack; rows that it gets wrong anyway count as lost"),
+    Metric(key="targeted_robust_accuracy", name="targeted robust accuracy", good=1, room="evasion", green=0.95, red=0.8,
+           meaning="share of the rows of other classes that no attack got the wanted answer for; rows that get it anyway count as lost"),
     Metric(key="robust_recall", name="robust recall", good=1, room="evasion", clean="recall", green=0.75, red=0.5,
            meaning="share of the rows to be caught that still are under attack, at the same rate of false alarms"),
     Metric(key="attack_success_rate", name="attack success rate", good=-1, room="poisoning", green=0.1, red=0.3,

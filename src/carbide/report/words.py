@@ -76,6 +76,7 @@ class Harm:
 _EFFECTS: Mapping[str, Callable[[str, str], str]] = {
     "robust_recall": lambda share, rows: f"gets {share} {rows} past the model",
     "robust_accuracy": lambda share, rows: f"makes the model wrong on {share} inputs",
+    "targeted_robust_accuracy": lambda share, rows: f"gets the answer that they want on {share} inputs",
     "attack_success_rate": lambda share, rows: f"can later make the model give the answer they want on {share} inputs",
     "accuracy_after_poisoning": lambda share, rows: f"leaves the model wrong on {share} inputs",
     "recall_after_poisoning": lambda share, rows: f"makes the model miss {share} {rows}",
