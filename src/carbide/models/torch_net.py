@@ -13,7 +13,7 @@ import copy
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -342,6 +342,20 @@ class TorchRecipe:
         return TorchModel(
             module=module, space=dataset.space, classes=dataset.classes, device=self.device, factory=_address(self.factory), options=self.options
         )
+
+    def many(self) -> bool:
+        """Whether ``fit_many`` trains this recipe's nets at once: small perceptrons without extras, see ``carbide.models.stacked``."""
+        from carbide.models.stacked import layers_of
+
+        return layers_of(self) is not None
+
+    def fit_many(self, dataset: Dataset, parts: Sequence[Array], rngs: Sequence[Rng]) -> list[TorchModel]:
+        """A model for each of ``parts`` (indices of rows) with its rng: those of ``fit`` up to rounding, at once where ``many()`` is true."""
+        if not self.many():
+            return [self.fit(dataset.take(part), rng) for part, rng in zip(parts, rngs, strict=True)]
+        from carbide.models.stacked import fit_many
+
+        return fit_many(self, dataset, parts, rngs)
 
     def starting_from(self, model: Any) -> TorchRecipe:
         """The same recipe, starting from a torch model's weights.

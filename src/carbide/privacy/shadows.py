@@ -19,6 +19,7 @@ from carbide.run import spread
 from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Recipe, Rng, Space, digest, rng_for
 
 CHUNK = 16  # models a stored step
+STACK, STACKS = 128, 2  # nets that are trained at once, and how many such stacks a stored step
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,10 +134,27 @@ def train_shadows(recipe: Recipe, pool: Dataset, count: int, seed: int, *, recor
     members = design(pool.y, count, rng_for(seed, "privacy", "design"))
     jobs = [_Job(recipe=recipe, pool=pool, rows=np.flatnonzero(members[i]), records=chosen, seed=seed, number=i) for i in range(count)]
     key = digest("shadows", recipe.describe(), pool, chosen, seed, count)
-    answers = spread(_train, jobs, label="shadow models", key=key, chunk=CHUNK)
+    many = getattr(recipe, "many", None)
+    if many is not None and many():
+        stacks = [jobs[i : i + STACK] for i in range(0, count, STACK)]
+        answers = [a for stack in spread(_train_stack, stacks, label="stacks of shadow models", key=key, chunk=STACKS) for a in stack]
+    else:
+        answers = spread(_train, jobs, label="shadow models", key=key, chunk=CHUNK)
     return Shadows(members=members[:, chosen], answers=np.stack(answers))
 
 
+def _train_stack(jobs: list[_Job]) -> list[Array]:
+    """The answers of several models that are trained at once."""
+    first = jobs[0]
+    rngs = [_rng(job) for job in jobs]
+    models = first.recipe.fit_many(first.pool, [job.rows for job in jobs], rngs)  # type: ignore[attr-defined]
+    return [model.predict(first.pool.x[first.records]) for model in models]
+
+
+def _rng(job: _Job) -> Rng:
+    return rng_for(job.seed, "privacy", "shadow", job.number)
+
+
 def _train(job: _Job) -> Array:
-    model = job.recipe.fit(job.pool.take(job.rows), rng_for(job.seed, "privacy", "shadow", job.number))
+    model = job.recipe.fit(job.pool.take(job.rows), _rng(job))
     return model.predict(job.pool.x[job.records])
