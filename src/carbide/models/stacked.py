@@ -71,7 +71,7 @@ def fit_many(recipe: TorchRecipe, dataset: Dataset, parts: Sequence[Array], rngs
 def _start(recipe: TorchRecipe, seed: int) -> tuple[Any, torch.Generator]:
     """A fresh net and the generator of its batches, as ``TorchRecipe.fit`` makes them."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         module = make_module(recipe.factory, recipe.options).to(recipe.device)
     if recipe.start:
         load_weights(module, recipe.start, name="the weights to start from")

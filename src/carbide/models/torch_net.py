@@ -334,7 +334,7 @@ class TorchRecipe:
         """
         seed = int(rng.integers(2**31))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # the modules are made on the CPU; torch.manual_seed also queues calls for absent devices
             module = make_module(self.factory, self.options).to(self.device)
         if self.start:
             load_weights(module, self.start, name="the weights to start from")

@@ -19,7 +19,7 @@ from carbide.run import spread
 from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Recipe, Rng, Space, digest, rng_for
 
 CHUNK = 16  # models a stored step
-STACK, STACKS = 128, 2  # nets that are trained at once, and how many such stacks a stored step
+STACK = 128  # nets that are trained at once and make a stored step: here, not in workers, whose start would cost more
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,7 +137,7 @@ def train_shadows(recipe: Recipe, pool: Dataset, count: int, seed: int, *, recor
     many = getattr(recipe, "many", None)
     if many is not None and many():
         stacks = [jobs[i : i + STACK] for i in range(0, count, STACK)]
-        answers = [a for stack in spread(_train_stack, stacks, label="stacks of shadow models", key=key, chunk=STACKS) for a in stack]
+        answers = [a for stack in spread(_train_stack, stacks, label="stacks of shadow models", key=key, chunk=1) for a in stack]
     else:
         answers = spread(_train, jobs, label="shadow models", key=key, chunk=CHUNK)
     return Shadows(members=members[:, chosen], answers=np.stack(answers))
