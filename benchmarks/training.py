@@ -171,7 +171,8 @@ def main() -> None:
             line |= {"epochs": recipe_of(row, plain, threat).epochs, "seconds": round(float(found[:, -1].mean()), 1)}
         print(line, flush=True)
         table.append(line)
-    record(f"Training: {given.data} under Linf changes" + (", steps" if given.step_only else ""), table, protocol=(
+    alone = f", {given.recipes[0]}" if len(given.recipes) == 1 else ""
+    record(f"Training: {given.data} under Linf changes" + (", steps" if given.step_only else "") + alone, table, protocol=(
         f"Linf changes of at most {threat.eps:g}, {len(data.train)} training rows, {given.seeds} seed(s). Step: an epoch of 1,024 rows against a clean one of "
         f"the same net at batch {plain.batch}, median of 5. Attacked: share of at most {given.attacked:,} test rows that the standard ensemble leaves standing"
         f"{', and AutoAttack of those that are not certified' if importlib.util.find_spec('torchattacks') else ''}; rows wrong as they are count as broken. "
