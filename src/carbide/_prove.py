@@ -10,7 +10,7 @@ import numpy as np
 from carbide import registry
 from carbide._audit import Ask, choose
 from carbide.evasion._sandwich import sandwich
-from carbide.run import remember
+from carbide.run import halving, remember
 from carbide.types import Bracket, Case, Certificate, InputError, Section, Skip, UnsoundError, digest, rng_for
 
 ROWS = 1000  # rows of the test set that are certified when the audit did not choose them
@@ -39,7 +39,7 @@ def _prove_one(case: Case, ask: Ask, section: Section) -> Section:
             return method(subject, case.data.train, x, y, ask.threat, rng) if recipe_form else method(subject, x, y, ask.threat, rng)
 
         try:
-            certificate = remember(f"prove {name}", key, prove)
+            certificate = remember(f"prove {name}", key, lambda prove=prove: halving(prove))
         except InputError as error:
             skipped.append(Skip(method=name, threat=ask.words(), reason=str(error)))
             continue

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from carbide.evasion._scores import SURE, cut
+from carbide.run import rows_at_once
 from carbide.space.balls import norms, project
 from carbide.types import Array, LpBall, Rng
 
@@ -105,8 +106,9 @@ def generator_of(rng: Rng, device: str | torch.device) -> torch.Generator:
 
 def batches(model: Any, x: Array, y: Array, threat: LpBall) -> Iterator[tuple[slice, Ball, Tensor]]:
     """The rows in batches, as tensors on the model's device."""
-    for start in range(0, len(x), BATCH):
-        part = slice(start, start + BATCH)
+    size = rows_at_once(BATCH)
+    for start in range(0, len(x), size):
+        part = slice(start, start + size)
         yield part, Ball.of(model, x[part], threat), torch.as_tensor(np.asarray(y[part], np.int64), device=model.device)
 
 

@@ -24,7 +24,7 @@ from carbide.evasion._goal import aimed, aimed_case, others
 from carbide.evasion.examination import Examination, examine
 from carbide.evasion.examination.votes import Asked
 from carbide.registry import Method
-from carbide.run import remember
+from carbide.run import halving, remember
 from carbide.space.balls import inside_ball, norms, project
 from carbide.space.membership import allowed, cost, inside
 from carbide.space.repair import repair
@@ -306,7 +306,7 @@ def attempt(case: Case, threat: Threat, name: str, method: Method, data: Dataset
     if len(data) == 0:
         return Outcome(success=np.zeros(0, bool), cost=np.zeros(0), queries=np.zeros(0, np.int64), witness=data.x)
     key = (case.model, data.x, data.y, threat, type(method).__name__, method, case.seed, label)
-    found = remember(f"evasion {name}", (*key, exam.repair) if repaired else key, propose)
+    found = remember(f"evasion {name}", (*key, exam.repair) if repaired else key, lambda: halving(propose))
     n = len(data)
     queries = np.full(n, found["queries"] // n, np.int64) + (np.arange(n) < found["queries"] % n)
     return replace(judge(case.model, data.x, data.y, found["x"], threat, data.space, queries=queries), stage=found["stage"])

@@ -27,6 +27,7 @@ from carbide.models._fingerprint import fingerprint
 from carbide.models.callables import resolve
 from carbide.models.packing import allow_factory, check_allowed
 from carbide.models.training import PRECISIONS, SCHEDULES, Objective, Perturb, Watch, train
+from carbide.run import halving, rows_at_once
 from carbide.types import WHITE_BOX, Access, Array, Dataset, InputError, Rng, Space, rng_for
 
 OUTPUTS = ("logits", "probabilities", "one logit", "one probability")
@@ -90,9 +91,14 @@ class TorchModel:
         """Probabilities ``(n, k)`` float64."""
         if len(x) == 0:
             return np.zeros((0, self.classes))
-        with torch.no_grad():
-            parts = [self.logits(self.tensor(x[i : i + self.batch])).double().softmax(1) for i in range(0, len(x), self.batch)]
-        return torch.cat(parts).cpu().numpy()
+
+        def answer() -> Array:
+            size = rows_at_once(self.batch)
+            with torch.no_grad():
+                parts = [self.logits(self.tensor(x[i : i + size])).double().softmax(1).cpu() for i in range(0, len(x), size)]
+            return torch.cat(parts).numpy()
+
+        return halving(answer)
 
     def at(self, threshold: float) -> TorchModel:
         """The same model deciding at another threshold."""

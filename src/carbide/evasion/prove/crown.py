@@ -27,7 +27,7 @@ from carbide.evasion._linear_bounds import LinearBounds, Net, Region
 from carbide.evasion._tightening import needed, right, rivals, tightened
 from carbide.evasion.prove.interval_bounds import IntervalBounds
 from carbide.registry import Method
-from carbide.run import track
+from carbide.run import rows_at_once, track
 from carbide.types import Access, Array, Case, Certificate, InputError, LpBall, Rng, Threat
 
 BATCH = 32
@@ -71,7 +71,8 @@ class CROWN(Method):
         quick = IntervalBounds(halvings=10 if self.halvings else 0, reach=self.reach)(model, x, y, threat, rng)
         holds, bound = quick.holds.copy(), quick.bound.copy()
         rows = np.flatnonzero(right(model, x, y))
-        for part in track([rows[i : i + BATCH] for i in range(0, len(rows), BATCH)], label="crown"):
+        size = rows_at_once(BATCH)
+        for part in track([rows[i : i + size] for i in range(0, len(rows), size)], label="crown"):
             holds[part], bound[part] = self._batch(model, x[part], y[part], threat, bound[part])
         return Certificate(claim=quick.claim, holds=holds, bound=bound, failure_probability=0.0, method="crown", threat=threat.words(),
                            unit="input units", metric=quick.metric, assumptions=(SURE, FIXED, *getattr(model, "assumptions", ())))  # fmt: skip

@@ -5,7 +5,8 @@ even the worst corner of the last box is decided rightly, no change within the b
 
 >>> import numpy as np, torch
 >>> from carbide.models.torch_net import TorchModel
->>> from carbide.types import LpBall, Space
+>>> from carbide.run import rows_at_once
+from carbide.types import LpBall, Space
 >>> net = torch.nn.Linear(2, 2)
 >>> _ = net.load_state_dict({"weight": torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), "bias": torch.tensor([-0.9, 0.9])})
 >>> model = TorchModel(module=net, space=Space.table(["a", "b"]), classes=2)
@@ -26,6 +27,7 @@ from torch import Tensor
 from carbide.evasion._gradients import cut
 from carbide.evasion._intervals import Box, logit_gaps, traced
 from carbide.registry import Method
+from carbide.run import rows_at_once
 from carbide.types import Access, Array, Case, Certificate, InputError, LpBall, Rng, Threat
 
 BATCH = 256
@@ -73,7 +75,8 @@ class IntervalBounds(Method):
         """
         if model.outputs != "logits" or threat.p == 0:
             raise InputError("interval bounds need a net that returns logits and a norm other than l0; give it without its softmax")
-        certified = [self._batch(model, x[i : i + BATCH], y[i : i + BATCH], threat) for i in range(0, len(x), BATCH)]
+        size = rows_at_once(BATCH)
+        certified = [self._batch(model, x[i : i + size], y[i : i + size], threat) for i in range(0, len(x), size)]
         holds, bound = (np.concatenate([part[side] for part in certified]) if certified else np.zeros(0) for side in (0, 1))
         recall = model.classes == 2 and len(y) > 0 and bool((y == 1).all())
         norm = "" if math.isinf(threat.p) else f"the L{int(threat.p)} ball is replaced by the box around it"
