@@ -256,7 +256,7 @@ def test_what_cannot_carry_a_patch_is_said():
     assert "bounds" in (PatchSearch().refuses(wide, Patch(area=0.1)) or "")
     table = replace(case, model=replace(case.model, space=Space.table(["a", "b"])))
     assert "images" in (PatchSearch().refuses(table, Patch(area=0.1)) or "")
-    for wrong in ({"views": 0}, {"places": 0}, {"steps": 0}, {"places": 190}):
+    for wrong in ({"views": 0}, {"places": 0}, {"steps": 0}, {"places": 290}):
         with pytest.raises(InputError, match=str(next(iter(wrong.values())))):
             PatchSearch(**wrong)
     for area in (0, -1, 1.5, float("nan")):

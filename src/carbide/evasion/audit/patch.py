@@ -2,7 +2,7 @@
 
 Places are ranked by what their pixels could do to first order and by the model's answers on painted views. The best of them are
 painted together by signed ascent with momentum on the margin (LaVAN, Karmon et al. 2018, https://arxiv.org/abs/1801.02608), the worse
-half dropped after each stage; then the last two are painted from noise towards single classes. A row leaves with all its places the
+half dropped after each of ever longer stages; then the last two are painted from noise towards single classes. A row leaves with all its places the
 moment one of them breaks it.
 
 >>> import numpy as np, torch
@@ -38,16 +38,18 @@ from carbide.types import Access, Array, InputError, LpBall, Patch, Rng, Threat
 
 MOMENTUM = 0.75
 SIZES = (0.3, 0.02)  # the first and the last step of a stage, as a share of the range between the bounds
+STAGES = ((1, 0.05), (2, 0.1), (4, 0.2), (8, 0.4))  # what part of the places is painted, and for what share of the steps
+AIMED = 0.25  # share of the steps towards each single class
 TARGETS = 3  # likeliest classes that the last stage aims at
 ROOM = 16_000_000  # numbers that the copies of one batch may hold
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatchSearch(Method):
-    """A patch of the best of ``views`` places and proportions, ``places`` of which are painted by up to ``steps`` gradient steps each."""
+    """A patch at the best of ``views`` places: ``places`` of them are painted, fewer and fewer, the last by about ``steps`` gradient steps."""
 
-    views: int = 100
-    places: int = 8
+    views: int = 200
+    places: int = 32
     steps: int = 100
     threats: ClassVar[tuple[type[Threat], ...]] = (Patch,)
     needs: ClassVar[Access] = Access.GRADIENTS
@@ -104,13 +106,13 @@ class _Run:
         self.best = Best(ball.clean)
 
     def attack(self, options: PatchSearch, pixels: int) -> None:
-        """Look, paint the best places, halve them twice, aim the last two at single classes."""
+        """Look, paint the best places, halve them after each stage, aim the last two at single classes."""
         s = self._look(options, proportions(pixels, self.height, self.width))
-        for share, stage in ((1, 0.15), (2, 0.25), (4, 0.3)):
+        for share, stage in STAGES:
             s = self._paint(self._fewer(s, max(1, options.places // share)), max(1, round(stage * options.steps)))
         self._keep(self._fewer(s, 1))
         if len(s["rows"]):
-            self._keep(self._fewer(self._paint(self._aimed(self._fewer(s, 2)), max(1, round(0.3 * options.steps))), 1))
+            self._keep(self._fewer(self._paint(self._aimed(self._fewer(s, 2)), max(1, round(AIMED * options.steps))), 1))
 
     def _look(self, options: PatchSearch, sizes: tuple[tuple[int, int], ...]) -> dict[str, Tensor]:
         """The likeliest places of rows that no view breaks, painted as in their best view."""
@@ -119,8 +121,8 @@ class _Run:
         self.best.see(every, ball.clean, logits, margins(logits, self.y, self.model.threshold))
         bold = torch.where(gradient > 0, ball.upper, torch.where(gradient < 0, ball.lower, self._noise(ball.lower, ball.upper)))
         paints = torch.stack([bold, ball.upper, ball.lower])
-        steep = steepest((gradient * (torch.where(gradient > 0, ball.upper, ball.lower) - ball.clean)).sum(1), sizes, -(-options.views // 5))
-        even = tiles(sizes[0], self.height, self.width, max(1, 2 * options.views // 5)).to(steep.device).expand(len(every), -1, -1)
+        steep = steepest((gradient * (torch.where(gradient > 0, ball.upper, ball.lower) - ball.clean)).sum(1), sizes, -(-3 * options.views // 5))
+        even = tiles(sizes[0], self.height, self.width, max(1, options.views // 5)).to(steep.device).expand(len(every), -1, -1)
         places = torch.cat([steep, even, even], 1)
         paint = [0] * steep.shape[1] + [1] * even.shape[1] + [2] * even.shape[1]
         margin = torch.full(places.shape[:2], math.inf, dtype=ball.clean.dtype, device=ball.clean.device)
