@@ -11,7 +11,7 @@ from carbide.evasion.audit.grid import GridSearch, lattice
 from carbide.evasion.judge import admit, audit, judge, verify
 from carbide.models.torch_net import TorchModel
 from carbide.run.store import decode, encode
-from carbide.space.distortions import every_corruption, render, sizes
+from carbide.space.distortions import every_corruption, render, sizes, typical_draws
 from carbide.types import Access, CarbideError, Case, Corruption, Distortion, InputError, Space, Splits, decide, rng_for
 from tests.evasion.nets import digits, digits_net
 
@@ -200,8 +200,11 @@ def test_the_average_of_corruptions_is_the_mean_of_their_accuracies():
 def test_a_row_that_only_a_draw_breaks_is_broken():
     test, model, threat = digits().test, digits_net(), Distortion(rotation=60)
     section = audit(case_of(model, test.x[:60], test.y[:60]), threat, {"grid": GridSearch(tries=2, rounds=0)})
-    by = section.evidence["method"]
-    assert (by == "a draw of the average case").any()
+    e = section.evidence
+    assert (e["method"] == "a draw of the average case").any()
+    _, draws = typical_draws(threat, model.space, 60, rng_for(0, "evasion", "typical"))
+    for draw in draws:
+        assert e["broken"][decide(model.predict(render(e["x"], draw, threat, model.space))) != e["y"]].all()
     assert section.headline().value <= next(f for f in section.findings if f.metric.startswith("mean")).value
 
 

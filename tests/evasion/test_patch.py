@@ -248,6 +248,32 @@ def test_broken_rows_leave_and_inputs_stay():
     np.testing.assert_array_equal(first, PatchSearch(steps=20)(model, x, y, Patch(area=1.0), rng_for(0)))
 
 
+class Grey(nn.Module):
+    """Class 1 where a block is grey, which no view is, unless the first pixel is bright."""
+
+    def __init__(self):
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        score = 0.01 - ((x[:, 0, 5:7, 5:7] - 0.5) ** 2).mean((1, 2)) - 10 * x[:, 0, 0, 0] + self.anchor
+        return torch.stack([-score, score], 1)
+
+
+def test_a_row_that_breaks_while_it_is_painted_is_painted_no_more():
+    model, threat = TorchModel(module=Grey(), space=Space.image((1, 12, 12)), classes=2), Patch(area=16 / 144)
+    x, y = np.zeros((6, 1, 12, 12)), np.zeros(6, np.int64)
+    x[3:, 0, 0, 0] = 1
+    costs = []
+    for rows in (slice(0, 3), slice(3, 6)):
+        counted = Counted(model)
+        outcome = judge(model, x[rows], y[rows], PatchSearch()(counted, x[rows], y[rows], threat, rng_for(0)), threat, model.space)
+        assert outcome.success.all() == (rows.start == 0)
+        assert outcome.success.any() == (rows.start == 0)
+        costs.append(counted.queries)
+    assert costs[0] < 0.8 * costs[1]
+
+
 def test_what_cannot_carry_a_patch_is_said():
     case = case_of(digits_net(), digits().test.x[:4], digits().test.y[:4])
     assert "less than one pixel" in (PatchSearch().refuses(case, Patch(area=0.001)) or "")

@@ -166,6 +166,14 @@ def test_blurs_keep_the_mean_and_pixelation_makes_blocks():
     np.testing.assert_allclose(corrupted(x, "pixelate", 5, space=large)[0, 0], np.kron(means, np.ones((4, 4))), atol=1e-6)  # to a quarter
 
 
+def test_saturation_is_multiplied_and_moved():
+    pixel = np.array([0.5, 0.4, 0.25])
+    h, s, v = colorsys.rgb_to_hsv(*pixel)
+    for severity, (gain, more) in enumerate(STRENGTHS["saturate"][0], 1):
+        found = corrupted(np.tile(pixel.reshape(1, 3, 1, 1), (1, 1, 8, 12)), "saturate", severity)[0, :, 3, 3]
+        np.testing.assert_allclose(found, colorsys.hsv_to_rgb(h, min(gain * s + more, 1), v), atol=1e-9)
+
+
 def test_a_corruption_is_a_kind_and_a_pattern_and_nothing_else():
     threat = Corruption(severity=2)
     every = every_corruption(threat, COLOUR)
