@@ -10,7 +10,7 @@ from carbide.data.live import dataset_of
 from carbide.evasion._counted import Counted
 from carbide.evasion._gradients import Ball
 from carbide.evasion._surrogate import surrogate_for, teach
-from carbide.evasion.audit.transfer import Transfer, climb
+from carbide.evasion.audit.transfer import Transfer, _Oracle, climb
 from carbide.evasion.judge import audit, judge
 from carbide.models.estimators import EstimatorModel
 from carbide.space.balls import inside_ball
@@ -56,8 +56,14 @@ def test_scores_are_read_at_the_threshold_where_the_model_decides():
     model, x, y, distance = bounded(4)
     with torch.no_grad():  # the same boundary, at another threshold
         model.module.bias[1] += np.log(0.9 / 0.1)
+    seen = Answers(inner=model.at(0.9), access=Access.LABELS | Access.SCORES)
+    oracle = _Oracle(seen, 2 * len(x))
+    labels = oracle.ask(x)
+    assert 0.2 < labels.mean() < 0.8
+    np.testing.assert_array_equal(oracle.answers[0][:, 1] >= 0.5, labels == 1)
+    np.testing.assert_allclose(oracle.answers[0].sum(1), 1)
     eps = float(np.median(distance[np.inf]))
-    found = broken(Answers(inner=model.at(0.9), access=Access.LABELS | Access.SCORES), Transfer(queries=12), x, y, LpBall(eps=eps))
+    found = broken(seen, Transfer(queries=12), x, y, LpBall(eps=eps))
     assert found[distance[np.inf] < 0.85 * eps].mean() >= 0.9
 
 
