@@ -12,7 +12,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carbide.plan import Plan, make_ask, number, plan_schema, read_plan
-from carbide.types import Backdoor, FeatureBudget, Flips, InputError, LpBall, Membership, Price, PriceTable, Queries, Space
+from carbide.types import (
+    Backdoor,
+    Corruption,
+    Distortion,
+    FeatureBudget,
+    Flips,
+    InputError,
+    LpBall,
+    Membership,
+    Patch,
+    Price,
+    PriceTable,
+    Queries,
+    Space,
+)  # fmt: skip
 
 GOOD = {"data": {"source": "patients"}, "recipe": {"estimator": "random_forest"}, "threats": [{"membership": {}}]}
 SPACE = Space.table(["a", "b"], lower=np.zeros(2), upper=np.ones(2))
@@ -29,6 +43,12 @@ def test_threats_read_as_nouns(tmp_path):
     money = ask({"evasion": {"money": 50}}, table)
     assert isinstance(money, FeatureBudget)
     assert money.prices is table
+    image = lambda own: make_ask({"evasion": own}, space=Space.image((1, 8, 8)), base=None, prices=None).threat  # noqa: E731
+    assert image({"patch": 0.1}) == Patch(area=0.1)
+    assert image({"rotation": 30, "translation": "3/2", "audit": "grid"}) == Distortion(rotation=30, translation=1.5)
+    assert image({"jpeg": 40, "blur": 1}) == Distortion(jpeg=40, blur=1)
+    assert image({"corruption": 4}) == Corruption(severity=4)
+    assert image({"corruption": 2, "kinds": ["contrast", "pixelate"]}) == Corruption(severity=2, kinds=("contrast", "pixelate"))
     assert ask({"poisoning": {"flips": 0.01}}) == Flips(fraction=0.01)
     assert ask({"poisoning": {"backdoor": 0.02, "target": 1}}) == Backdoor(fraction=0.02, target=1)
     assert ask({"membership": None}) == Membership()
@@ -57,6 +77,34 @@ def test_wrong_threats_are_named(entry, word):
     with pytest.raises(InputError) as caught:
         ask(entry)
     assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("own", "word"),
+    [
+        ({"patch": 2}, "patch is 2"),
+        ({"patch": 0.001}, "one pixel"),
+        ({"patch": "big"}, "'big'"),
+        ({"patch": 0.1, "eps": 0.1}, "both eps and patch"),
+        ({"patch": 0.1, "rotation": 3}, "both patch and rotation"),
+        ({"rotation": 400}, "rotation is 400"),
+        ({"jpeg": "inf"}, "jpeg"),
+        ({"jpeg": 7.5}, "jpeg is 7.5"),
+        ({"blur": "nan"}, "blur"),
+        ({"rotation": 0}, "names no change"),
+        ({"corruption": 9}, "corruption is 9"),
+        ({"corruption": "3"}, "corruption is '3'"),
+        ({"corruption": [3]}, "corruption is [3]"),
+        ({"corruption": 3, "kinds": 4}, "kinds is 4"),
+        ({"corruption": 3, "kinds": ["rain"]}, "'rain'"),
+    ],
+)
+def test_wrong_changes_of_images_are_named(own, word):
+    with pytest.raises(InputError) as caught:
+        make_ask({"evasion": own}, space=Space.image((1, 8, 8)), base=None, prices=None)
+    assert word in str(caught.value)
+    with pytest.raises(InputError, match=r"images|both|names"):
+        ask({"evasion": own})
 
 
 @pytest.mark.parametrize(

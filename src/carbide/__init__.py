@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 _HOME = {
     "audit": "carbide.api", "harden": "carbide.api", "prove": "carbide.api", "load_model": "carbide.api", "load_data": "carbide.api", "run": "carbide.api",
     "Plan": "carbide.plan", "Report": "carbide.pipeline",
-    **dict.fromkeys(("Access", "Backdoor", "Bracket", "CarbideError", "Certificate", "Dataset", "Decision", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall", "Membership", "OperatingPoint", "Outcome", "Poison", "Price", "PriceTable", "Queries", "Space", "Splits", "Threat", "UnsoundError"), "carbide.types"),
+    **dict.fromkeys(("Access", "Backdoor", "Bracket", "CarbideError", "Certificate", "Corruption", "Dataset", "Decision", "Distortion", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall", "Membership", "OperatingPoint", "Outcome", "Patch", "Poison", "Price", "PriceTable", "Queries", "Space", "Splits", "Threat", "UnsoundError"), "carbide.types"),
 }  # fmt: skip
 
 __all__ = [
@@ -26,8 +26,10 @@ __all__ = [
     "Bracket",
     "CarbideError",
     "Certificate",
+    "Corruption",
     "Dataset",
     "Decision",
+    "Distortion",
     "FeatureBudget",
     "Finding",
     "Flips",
@@ -36,6 +38,7 @@ __all__ = [
     "Membership",
     "OperatingPoint",
     "Outcome",
+    "Patch",
     "Plan",
     "Poison",
     "Price",
@@ -65,8 +68,10 @@ if TYPE_CHECKING:
         Bracket,
         CarbideError,
         Certificate,
+        Corruption,
         Dataset,
         Decision,
+        Distortion,
         FeatureBudget,
         Finding,
         Flips,
@@ -75,6 +80,7 @@ if TYPE_CHECKING:
         Membership,
         OperatingPoint,
         Outcome,
+        Patch,
         Poison,
         Price,
         PriceTable,

@@ -23,12 +23,36 @@ from carbide import registry
 from carbide._audit import Ask
 from carbide._harden import Budget
 from carbide.report.gate import parse_gate
-from carbide.types import Backdoor, FeatureBudget, Flips, InputError, LpBall, Membership, OperatingPoint, PriceTable, Queries, Space, Threat
+from carbide.space.patches import pixels_of
+from carbide.types import (
+    DISTORTIONS,
+    Backdoor,
+    Corruption,
+    Distortion,
+    FeatureBudget,
+    Flips,
+    InputError,
+    LpBall,
+    Membership,
+    OperatingPoint,
+    Patch,
+    PriceTable,
+    Queries,
+    Space,
+    Threat,
+)  # fmt: skip
 
 NORMS = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 ALIASES = {"membership": "privacy"}
+KINDS = {
+    "ball": ("norm", "eps", "target"),
+    "prices": ("money", "prices"),
+    "patch": ("patch",),
+    "distortion": (*DISTORTIONS, "jpeg"),
+    "corruption": ("corruption", "kinds"),
+}  # of changed inputs, and the keys that name them
 THREAT_KEYS = {
-    "evasion": ("norm", "eps", "target", "money", "prices"),
+    "evasion": tuple(key for keys in KINDS.values() for key in keys),
     "poisoning": ("flips", "backdoor", "target", "area", "features"),
     "privacy": (),
     "extraction": ("queries", "answers"),
@@ -220,9 +244,15 @@ def make_ask(entry: Mapping[str, Any], *, space: Space, base: Path, prices: Pric
 
 
 def _evasion(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:
+    kinds = [kind for kind, keys in KINDS.items() if any(key in own for key in keys)]
+    if len(kinds) > 1:
+        raise InputError(f"evasion names both {' and '.join(', '.join(k for k in KINDS[kind] if k in own) for kind in kinds)}; "
+                         "name each kind of change in a threat of its own")  # fmt: skip
+    if kinds and kinds[0] in _IMAGE_MAKERS:
+        if not space.is_image:
+            raise InputError(f"evasion names {', '.join(own)}, but inputs have the shape {space.shape}; that is for images (channels, height, width)")
+        return _IMAGE_MAKERS[kinds[0]](own, space)
     if "money" in own:
-        if "eps" in own or "norm" in own or "target" in own:
-            raise InputError("evasion names both money and a norm; give money and prices, or norm and eps, in two threats if both matter")
         if "prices" in own:
             from carbide.space.prices import load_prices
 
@@ -232,7 +262,7 @@ def _evasion(own: dict[str, Any], space: Space, base: Path, prices: PriceTable |
             raise InputError("evasion with money needs a price table; add prices: prices.json")
         return FeatureBudget(money=number(own["money"], "money"), prices=prices)
     if "eps" not in own:
-        raise InputError("evasion needs eps (with norm) or money (with prices), e.g. evasion: {norm: linf, eps: 8/255}")
+        raise InputError("evasion needs eps (with norm), money (with prices) or patch, e.g. evasion: {norm: linf, eps: 8/255}")
     norm = str(own.get("norm", "linf")).lower()
     if norm not in NORMS:
         raise InputError(f"norm is {own['norm']!r}; choose {', '.join(NORMS)}")
@@ -241,6 +271,31 @@ def _evasion(own: dict[str, Any], space: Space, base: Path, prices: PriceTable |
     if NORMS[norm] == math.inf and eps >= width:
         raise InputError(f"eps is {eps:g}, as wide as the whole input range {width:g}; give eps in input units, e.g. 8/255 for images in [0, 1]")
     return LpBall(p=NORMS[norm], eps=eps, target=own.get("target"))
+
+
+def _patch(own: dict[str, Any], space: Space) -> Patch:
+    threat = Patch(area=number(own["patch"], "patch"))
+    _, height, width = space.shape
+    if pixels_of(threat, space) < 1:
+        raise InputError(f"patch is {threat.area:g}, less than one pixel of a {height} x {width} image; give at least {1 / (height * width):.2g}")
+    return threat
+
+
+def _distortion(own: dict[str, Any], space: Space) -> Distortion:
+    given = {name: number(value, name) for name, value in own.items()}
+    if "jpeg" in given and given["jpeg"].is_integer():
+        given["jpeg"] = int(given["jpeg"])
+    return Distortion(**given)  # type: ignore[arg-type]
+
+
+def _corruption(own: dict[str, Any], space: Space) -> Corruption:
+    kinds = own.get("kinds") or []
+    if not isinstance(kinds, str | list):
+        raise InputError(f"kinds is {kinds!r}; give a list of corruptions, e.g. [gaussian_noise, pixelate]")
+    return Corruption(severity=own.get("corruption", 3), kinds=(kinds,) if isinstance(kinds, str) else tuple(map(str, kinds)))
+
+
+_IMAGE_MAKERS = {"patch": _patch, "distortion": _distortion, "corruption": _corruption}
 
 
 def _poisoning(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:

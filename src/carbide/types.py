@@ -275,6 +275,83 @@ class LpBall(Threat):
         return f"L{'inf' if math.isinf(self.p) else int(self.p)} change of at most {self.eps:g}{goal}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Patch(Threat):
+    """One rectangle of at most ``area`` (a share of the image's pixels), anywhere and of any proportions, set to any values within the bounds."""
+
+    room: ClassVar[str] = "evasion"
+    area: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.area <= 1:
+            raise InputError(f"patch is {self.area}; give a share of the image in (0, 1], e.g. 0.05")
+
+    def words(self) -> str:
+        return f"one patch on at most {self.area:.2%} of an image"
+
+
+DISTORTIONS = {"rotation": (180.0, "degrees"), "translation": (math.inf, "pixels"), "brightness": (1.0, "of the range"), "contrast": (0.99, "of itself"),
+               "hue": (0.5, "of the colour circle"), "saturation": (1.0, "of full colour"), "blur": (math.inf, "pixels (sigma)")}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distortion(Threat):
+    """Changes of a whole image, all the named ones at once, each within its range; 0 = this one is left out.
+
+    ``rotation`` in degrees about the centre and ``translation`` in pixels down and across, either way, black coming in at the rims;
+    ``brightness`` as a share of the range of values, added or taken; ``contrast`` as a share, more or less, about each image's mean;
+    ``hue`` in turns of the colour circle (at most 0.5) either way and ``saturation`` added or taken, for images of 3 channels; ``blur``,
+    the largest sigma of a Gaussian in pixels; ``jpeg``, the lowest quality (1 to 95), for images of 1 or 3 channels.
+    """
+
+    room: ClassVar[str] = "evasion"
+    rotation: float = 0.0
+    translation: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    hue: float = 0.0
+    saturation: float = 0.0
+    blur: float = 0.0
+    jpeg: int = 0
+
+    def __post_init__(self) -> None:
+        for name, (most, unit) in DISTORTIONS.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 <= value <= most):
+                raise InputError(f"{name} is {value}; give a finite number >= 0{'' if math.isinf(most) else f' and at most {most:g}'}, {unit}")
+        if self.jpeg != 0 and not (self.jpeg == int(self.jpeg) and 1 <= self.jpeg <= 95):
+            raise InputError(f"jpeg is {self.jpeg}; give the lowest quality, a whole number from 1 to 95")
+        if not self.jpeg and not any(getattr(self, name) for name in DISTORTIONS):
+            raise InputError(f"a distortion names no change; give one of {', '.join([*DISTORTIONS, 'jpeg'])}")
+
+    def words(self) -> str:
+        said = [f"{name} of up to {getattr(self, name):g} {unit}" for name, (_, unit) in DISTORTIONS.items() if getattr(self, name)]
+        return "an image distorted by " + ", ".join(said + ([f"JPEG of quality {self.jpeg} and better"] if self.jpeg else []))
+
+
+CORRUPTIONS = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "gaussian_blur", "defocus_blur", "brightness", "contrast",
+               "saturate", "pixelate", "jpeg_compression")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corruption(Threat):
+    """One of the common corruptions ``kinds`` (empty = all of ``CORRUPTIONS``) at ``severity`` 1 to 5, whichever the model likes least."""
+
+    room: ClassVar[str] = "evasion"
+    severity: int = 3
+    kinds: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if type(self.severity) is not int or not 1 <= self.severity <= 5:
+            raise InputError(f"corruption is {self.severity!r}; give a severity, a whole number from 1 to 5")
+        for kind in self.kinds:
+            if kind not in CORRUPTIONS:
+                raise InputError(f"corruption {kind!r} is not known; choose {', '.join(CORRUPTIONS)}")
+
+    def words(self) -> str:
+        return f"common corruptions of severity {self.severity}" + (f" ({', '.join(self.kinds)})" if self.kinds else "")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Price:
     """What changing one feature costs, in the table's currency: ``up`` and ``down`` a unit (inf = impossible).
@@ -397,7 +474,8 @@ class Outcome:
 
     ``success`` ``(n,)`` bool, ``cost`` ``(n,)`` float (inf where there was no success), ``queries`` ``(n,)`` int,
     ``witness`` ``(n, *shape)`` the judged inputs (the clean row where there was no success) or None; ``stage`` ``(n,)`` the part
-    of an ensemble that each came from, as words, or None.
+    of an ensemble that each came from, as words, or None; ``parameters`` ``(n, k)`` what the witnesses were rendered from (nan where
+    there was no success), None where a threat's changes are not rendered.
     """
 
     success: Array
@@ -405,6 +483,7 @@ class Outcome:
     queries: Array
     witness: Array | None = None
     stage: Array | None = None
+    parameters: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

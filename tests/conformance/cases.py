@@ -13,7 +13,25 @@ from sklearn.tree import DecisionTreeClassifier
 
 from carbide.data.live import dataset_of
 from carbide.models.estimators import EstimatorModel, EstimatorRecipe
-from carbide.types import Access, Backdoor, Case, Dataset, FeatureBudget, Flips, LpBall, Membership, Price, PriceTable, Queries, Space, Splits, Threat
+from carbide.types import (
+    Access,
+    Backdoor,
+    Case,
+    Corruption,
+    Dataset,
+    Distortion,
+    FeatureBudget,
+    Flips,
+    LpBall,
+    Membership,
+    Patch,
+    Price,
+    PriceTable,
+    Queries,
+    Space,
+    Splits,
+    Threat,
+)  # fmt: skip
 
 NAMES = ("a", "b", "c", "d")
 
@@ -133,6 +151,10 @@ def _all() -> tuple[World, ...]:
     found += [
         World(name="linear torch table, L2", case=Case(model=linear_torch(tables), data=tables, recipe=torch_recipe(tables)), threat=LpBall(p=2, eps=0.2)),
         World(name="linear torch table, L0", case=Case(model=linear_torch(tables), data=tables, recipe=torch_recipe(tables)), threat=LpBall(p=0, eps=1)),
+        World(name="linear torch images, patch", case=Case(model=linear_torch(pictures), data=pictures, recipe=torch_recipe(pictures)), threat=Patch(area=4 / 36)),
+        World(name="linear torch images, distortion", case=Case(model=linear_torch(pictures), data=pictures, recipe=torch_recipe(pictures)), threat=Distortion(rotation=40)),
+        World(name="image forest, distortion", case=Case(model=fit(deep, pictures), data=pictures, recipe=deep), threat=Distortion(translation=1, brightness=0.2)),
+        World(name="labels only images, corruption", case=Case(model=Labels(w=np.ones(36) / 36, b=0.45, space=pictures.train.space), data=pictures), threat=Corruption(severity=4)),
         World(name="forest, Linf", case=Case(model=fit(forest, tables), data=tables, recipe=forest), threat=LpBall(eps=0.1)),
         World(name="labels only, Linf", case=Case(model=Labels(w=np.ones(4) / 4, b=0.5, space=tables.train.space), data=tables), threat=LpBall(eps=0.1)),
         World(name="tree, prices", case=Case(model=fit(stump, tables), data=tables, recipe=stump), threat=FeatureBudget(money=2.0, prices=PRICES)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import re
 from typing import Any
@@ -12,9 +13,12 @@ import numpy as np
 
 from carbide import registry
 from carbide.registry import SLOTS, Entry, Method
-from carbide.types import Certificate, FeatureBudget, InputError, LpBall, Model, Poison, decide, rng_for
+from carbide.space.distortions import axes, every_corruption, proposal_shape, render
+from carbide.space.patches import pixels_of, shapes
+from carbide.types import Certificate, Corruption, Distortion, FeatureBudget, InputError, LpBall, Model, Patch, Poison, decide, rng_for
 from tests.conformance.cases import World, worlds
 
+DENSE = 41  # values of one parameter that are tried for truth
 FLOOR = 0.75  # the share of what is known to be possible that a method must reach
 
 
@@ -63,7 +67,8 @@ def check_evasion(method: Method, world: World) -> None:
     again = method(case.model, x, y, threat, rng_for(0, "c"))
     same()
     assert case.model.digest() == digest, "the model was changed"
-    assert first.shape == x.shape
+    wanted = proposal_shape(x, threat, case.data.test.space)
+    assert first.shape == wanted, f"it proposes {first.shape} where {wanted} is judged"
     np.testing.assert_array_equal(first, again, err_msg="the same rng gives other proposals")
     outcome = judge(case.model, x, y, first, threat, case.data.test.space)
     possible = breakable(world, x, y)
@@ -88,6 +93,8 @@ def breakable(world: World, x: np.ndarray, y: np.ndarray) -> np.ndarray:
             stands &= case.model.predict(candidate).argmax(1) == y
         known[stands] = 0 if isinstance(threat, LpBall) and np.isinf(threat.p) else -1
         known[~(broken | clean | stands)] = -1
+    if isinstance(threat, Patch | Corruption):  # every place and proportion, the best paint of a linear model; every corruption
+        known[~(broken | clean)] = 0
     return known
 
 
@@ -96,6 +103,14 @@ def _reach(world: World, x: np.ndarray, *, share: float = 0.97) -> list[np.ndarr
     flat = x.reshape(len(x), -1)
     d = flat.shape[1]
     lower, upper = space.lower.ravel(), space.upper.ravel()
+    if isinstance(threat, Distortion):
+        sides = [np.linspace(axis.low, axis.high, DENSE if len(axes(threat, space)) == 1 else 5) for axis in axes(threat, space)]
+        points = np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, len(sides))
+        return [render(x, np.tile(p, (len(x), 1)), threat, space) for p in points]
+    if isinstance(threat, Corruption):
+        return [render(x, np.tile(p, (len(x), 1)), threat, space) for p in every_corruption(threat, space)]
+    if isinstance(threat, Patch):
+        return _patched(world, x)
     if isinstance(threat, FeatureBudget):  # spend the whole budget on one feature, or share it evenly
         size = 0.97 * threat.money / 10.0  # a unit costs 10, and a whole budget would be a matter of rounding
         priced = np.array([name in threat.prices.prices for name in space.names], float)
@@ -107,6 +122,21 @@ def _reach(world: World, x: np.ndarray, *, share: float = 0.97) -> list[np.ndarr
         size = threat.eps if np.isinf(threat.p) else threat.eps / np.sqrt(d)
         moves = [s * size * share * direction for s in (-1, 1) for direction in signs]
     return [np.clip(flat + m, lower, upper).reshape(x.shape) for m in moves]
+
+
+def _patched(world: World, x: np.ndarray) -> list[np.ndarray]:
+    """Every place of every largest rectangle, painted along and against a linear model's weights."""
+    space, threat = world.case.data.test.space, world.threat
+    _, height, width = space.shape
+    way = _directions(world, int(np.prod(space.shape)))[0].reshape(space.shape)
+    found = []
+    for tall, wide in shapes(pixels_of(threat, space), height, width):
+        for top, left in itertools.product(range(height - tall + 1), range(width - wide + 1)):
+            for sign in (-1, 1):
+                z, here = x.copy(), (slice(None), slice(top, top + tall), slice(left, left + wide))
+                z[(slice(None), *here)] = np.where(sign * way > 0, space.upper, space.lower)[here]
+                found.append(z)
+    return found
 
 
 def _directions(world: World, d: int) -> list[np.ndarray]:

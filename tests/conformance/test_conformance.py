@@ -9,7 +9,22 @@ import pytest
 
 from carbide import registry
 from carbide.registry import Method
-from carbide.types import Access, Backdoor, Certificate, FeatureBudget, Flips, InputError, LpBall, Membership, Poison, Queries
+from carbide.space.distortions import proposal_shape
+from carbide.types import (
+    Access,
+    Backdoor,
+    Certificate,
+    Corruption,
+    Distortion,
+    FeatureBudget,
+    Flips,
+    InputError,
+    LpBall,
+    Membership,
+    Patch,
+    Poison,
+    Queries,
+)  # fmt: skip
 from tests.conformance.cases import worlds
 from tests.conformance.suite import check, check_behaviour, check_form
 
@@ -56,6 +71,46 @@ class InPlaceAttack(Method):
     def __call__(self, model, x, y, threat, rng):
         x[:] = 1 - x
         return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeImagePatch(Method):
+    """Paints all of the image where one patch is allowed."""
+
+    threats = (Patch,)
+
+    def __call__(self, model, x, y, threat, rng):
+        return 1 - x
+
+
+@dataclass(frozen=True, kw_only=True)
+class FarDistortion(Method):
+    """Turns images upside down, whatever the range."""
+
+    threats = (Distortion,)
+
+    def __call__(self, model, x, y, threat, rng):
+        return np.full(proposal_shape(x, threat, model.space), 180.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignImage(Method):
+    """Returns images of its own making where parameters are asked for."""
+
+    threats = (Distortion,)
+
+    def __call__(self, model, x, y, threat, rng):
+        return 1 - x
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoCorruption(Method):
+    """Names a corruption that there is not."""
+
+    threats = (Corruption,)
+
+    def __call__(self, model, x, y, threat, rng):
+        return np.full(proposal_shape(x, threat, model.space), np.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +239,9 @@ CHEATS = [
     ("evasion", "audit", "model", NoAttack()),
     ("evasion", "audit", "model", FarAttack()),
     ("evasion", "audit", "model", InPlaceAttack()),
+    ("evasion", "audit", "model", WholeImagePatch()),
+    ("evasion", "audit", "model", FarDistortion()),
+    ("evasion", "audit", "model", NoCorruption()),
     ("poisoning", "audit", "dataset", NoPoison()),
     ("poisoning", "audit", "dataset", GreedyPoison()),
     ("privacy", "audit", "model", ConstantScores()),
@@ -202,6 +260,11 @@ CHEATS = [
 def test_doing_nothing_and_cheating_fail(room, verb, form, method):
     with pytest.raises((AssertionError, InputError)):
         check_behaviour(room, verb, form, method)
+
+
+def test_an_image_of_the_attacks_own_making_is_no_distortion():
+    with pytest.raises(AssertionError, match="it proposes"):
+        check_behaviour("evasion", "audit", "model", ForeignImage())
 
 
 def test_form_is_checked():

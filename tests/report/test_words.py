@@ -15,7 +15,21 @@ from carbide.report.lights import Light, light_of, light_of_latency, light_of_lo
 from carbide.report.metrics import ATLAS, METRICS, key_of
 from carbide.report.numerals import interval, of_100, percent, seconds, size
 from carbide.results import Latency, Results
-from carbide.types import Backdoor, FeatureBudget, Flips, LpBall, Membership, PriceTable, Queries, Section, Skip, Threat
+from carbide.types import (
+    Backdoor,
+    Corruption,
+    Distortion,
+    FeatureBudget,
+    Flips,
+    LpBall,
+    Membership,
+    Patch,
+    PriceTable,
+    Queries,
+    Section,
+    Skip,
+    Threat,
+)
 from tests.report import make
 
 THREATS: dict[Threat, str] = {
@@ -25,6 +39,10 @@ THREATS: dict[Threat, str] = {
     LpBall(p=2, eps=1.5): "An attacker who may change an input by a distance of up to 1.5",
     LpBall(p=1, eps=3): "An attacker whose changes may add up to 3",
     LpBall(p=0, eps=4): "An attacker who may change any 4 values",
+    Patch(area=0.05): "An attacker who may stick one patch on 5% of an image",
+    Distortion(rotation=30, jpeg=40): "An attacker who may distort an image by rotation of up to 30 degrees, JPEG of quality 40 and better",
+    Corruption(severity=3): "The worst of the common corruptions of severity 3",
+    Corruption(severity=1, kinds=("contrast",)): "The worst of the common corruptions of severity 1 (contrast)",
     Flips(fraction=0.01): "An attacker who may change the labels of 1% of the training rows",
     Backdoor(fraction=0.015, target=3): "An attacker who may tamper with 1.50% of the training rows",
     Membership(): "Someone who wants to know who was in the training data",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
 import numpy as np
 
 from carbide.stats.intervals import clopper_pearson
-from carbide.types import Array, Dataset, FeatureBudget, Figure, LpBall, Series
+from carbide.types import Array, Dataset, Distortion, FeatureBudget, Figure, Finding, LpBall, Patch, Series
 
 SHOWN = 8  # images in the gallery
 POINTS = 60  # budgets at which exact curves are drawn
@@ -19,10 +22,14 @@ def share_series(name: str, x: Array, counts: Array, n: int) -> Series:
     )
 
 
-def reach_figure(metric: str, threat: LpBall, eps: Array, standing: Array, n: int, note: str) -> Figure:
+def reach_figure(metric: str, threat: LpBall | Patch | Distortion, eps: Array, standing: Array, n: int, note: str) -> Figure:
     """How many rows stand at each size of change."""
-    unit = threat.words().split(" ")[0]
-    return Figure(kind="lines", title=f"{metric} against eps", x_label=f"largest {unit} change (input units)", y_label=metric,
+    name, label = "eps", f"largest {threat.words().split(' ')[0]} change (input units)"
+    if isinstance(threat, Patch):
+        name, label = "area", "largest patch (share of the image's pixels)"
+    if isinstance(threat, Distortion):
+        name, label = "the size of the distortion", "largest share of a parameter's range that is used"
+    return Figure(kind="lines", title=f"{metric} against {name}", x_label=label, y_label=metric,
                   series=(share_series(metric, eps, standing, n),), note=note)  # fmt: skip
 
 
@@ -35,8 +42,21 @@ def class_bars(metric: str, data: Dataset, wrong: Array, broken: Array) -> Figur
     return Figure(kind="bars", title=f"{metric} of each class", x_label="class", y_label="share of the class's rows that are right", series=series)
 
 
-def gallery(data: Dataset, witness: Array, cost: Array, before: Array, after: Array, eps: float) -> Figure | None:
-    """The images that the smallest changes broke: clean, altered, and the difference (grey = unchanged)."""
+def kind_bars(metric: str, typical: Sequence[Finding], broken: Array) -> Figure:
+    """The average case of each kind of corruption, of all of them, and the worst case."""
+    low, high = clopper_pearson(int((~broken).sum()), len(broken))
+    found = [*[(f.metric.partition(" under ")[2].replace("_", " "), f.value, f.low, f.high) for f in typical[1:]],
+             *[("mean of all", f.value, f.low, f.high) for f in typical[:1]], ("worst of all", float((~broken).mean()), low, high)]  # fmt: skip
+    names, value, lows, highs = (np.array(part) for part in zip(*found, strict=True))
+    return Figure(kind="bars", title=f"{metric} and each corruption", x_label="corruption", y_label="share of rows that are right",
+                  series=(Series(name="right", x=names, y=value, low=lows, high=highs),),
+                  note="worst of all: rows that every corruption leaves right, of those that are right as they are")  # fmt: skip
+
+
+def gallery(
+    data: Dataset, witness: Array, cost: Array, before: Array, after: Array, *, said: Mapping[int, str] = MappingProxyType({})
+) -> Figure | None:
+    """The images that the smallest changes broke: clean, altered, and the difference (grey = unchanged); ``said`` = what was done to a row."""
     rows = [int(i) for i in np.argsort(cost, kind="stable") if 0 < cost[i] < np.inf][:SHOWN]
     if not rows or not data.space.is_image:
         return None
@@ -48,7 +68,7 @@ def gallery(data: Dataset, witness: Array, cost: Array, before: Array, after: Ar
     series = (
         Series(name="clean", x=np.array([f"read as {names[before[i]]}" for i in rows]), y=clean),
         Series(name="altered", x=np.array([f"read as {names[after[i]]}" for i in rows]), y=np.clip(altered, 0, 1)),
-        Series(name="difference", x=np.array([f"change {cost[i]:.3g}" for i in rows]), y=0.5 - change / (2 * size)),
+        Series(name="difference", x=np.array([said.get(i, f"change {cost[i]:.3g}") for i in rows]), y=0.5 - change / (2 * size)),
     )
     return Figure(kind="gallery", title="Smallest changes that fool the model", x_label="", y_label="", series=series,
                   note=f"the difference is scaled: black and white are changes of {size:.3g}")  # fmt: skip

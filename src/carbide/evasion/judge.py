@@ -1,7 +1,8 @@
 """The judge of evasion: an attack proposes, this module decides, for images and tables, nets, trees and black boxes.
 
-A proposal is first brought into the threat (into the ball and the bounds; for priced changes, a row that does not exist
-or costs too much becomes the clean row again), then the untouched model is asked afresh. A row that the model gets wrong
+A proposal is first brought into the threat (into the ball and the bounds; a priced row that does not exist or costs too much, or
+an image with more than one patch of the size, becomes the clean row again), then the untouched model is asked afresh. Of
+distortions and corruptions only parameters are proposed, and the judge renders the image itself. A row that the model gets wrong
 as it is counts as broken at no cost. Attacks run from cheap to strong, each on the rows that those before it left, and
 the headline is what survives all of them. Before anything is measured the model is examined: attacks that follow gradients
 may be shown a repaired view of it, and a model that answers at random is asked several times.
@@ -18,15 +19,18 @@ import numpy as np
 
 from carbide.evasion._alarm import sample_first
 from carbide.evasion._counted import Counted
-from carbide.evasion._figures import budget_figures, class_bars, gallery, reach_figure
+from carbide.evasion._figures import budget_figures, class_bars, gallery, kind_bars, reach_figure
 from carbide.evasion._goal import METRIC as TARGETED
 from carbide.evasion._goal import aimed, aimed_case, others
+from carbide.evasion._typical import typical_findings
 from carbide.evasion.examination import Examination, examine
 from carbide.evasion.examination.votes import Asked
 from carbide.registry import Method
 from carbide.run import halving, remember
 from carbide.space.balls import inside_ball, norms, project
+from carbide.space.distortions import in_range, missing, proposal_shape, render, said, sizes, typical_draws
 from carbide.space.membership import allowed, cost, inside
+from carbide.space.patches import box_pixels, inside_patch
 from carbide.space.repair import repair
 from carbide.stats.intervals import clopper_pearson
 from carbide.types import (
@@ -34,7 +38,9 @@ from carbide.types import (
     Array,
     CarbideError,
     Case,
+    Corruption,
     Dataset,
+    Distortion,
     FeatureBudget,
     Figure,
     Finding,
@@ -42,6 +48,7 @@ from carbide.types import (
     LpBall,
     Model,
     Outcome,
+    Patch,
     Section,
     Skip,
     Space,
@@ -50,23 +57,29 @@ from carbide.types import (
     rng_for,
 )  # fmt: skip
 
-ROWS = 1000  # test rows that are attacked in an Lp ball; more are drawn down to this number
+ROWS = 1000  # test rows that are attacked (all of class 1 where changes are priced); more are drawn down to this number
 CHANGED = "the model's parameters changed while it was attacked; put it in inference mode and freeze its buffers"
 SOUND = Examination()
+UNITS: dict[type[Threat], str] = {Patch: ", as a share of the image", Distortion: ", as a share of the range"}  # of costs, where not input units
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # multiples of eps at which the curve is measured
 
 
 def judge(model: Model, x: Array, y: Array, proposal: Array, threat: Threat, space: Space, *, queries: Array | None = None) -> Outcome:
-    """What the proposals ``(n, *shape)`` for rows ``x`` with labels ``y`` ``(n,)`` really achieve.
+    """What the proposals for rows ``x`` with labels ``y`` ``(n,)`` really achieve.
+
+    Proposals are inputs ``(n, *shape)``, for a ``Distortion`` or ``Corruption`` the parameters ``(n, k)`` of its rendering.
 
     ``queries`` ``(n,)`` are what the attack asked of the model, by its counting proxy. Costs are norms of the change in
-    an ``LpBall``, prices under a ``FeatureBudget``; inf where the row stands.
+    an ``LpBall``, prices under a ``FeatureBudget``, the share of the image that a ``Patch`` covers, the share of its range that a distortion
+    takes; inf where the row stands.
 
     Raises:
-        CarbideError: if the proposal does not have the shape of the rows.
+        CarbideError: if the proposal does not have the shape of the rows, or of their parameters.
     """
-    if np.shape(proposal) != x.shape:
-        raise CarbideError(f"an attack returned inputs of shape {np.shape(proposal)} for rows of shape {x.shape}; return one input a row")
+    wanted, rendered = proposal_shape(x, threat, space), isinstance(threat, Distortion | Corruption)
+    if np.shape(proposal) != wanted:
+        what = f"parameters of shape {wanted}, which are rendered here" if rendered else "one input a row"
+        raise CarbideError(f"an attack returned {np.shape(proposal)} for rows of shape {x.shape}; return {what}")
     x = np.asarray(x, np.float64)  # in a coarser type, rounding alone would put proposals at the rim of the threat outside it
     allowed, price = admit(np.asarray(proposal, np.float64), x, threat, space)
     wrong = decide(model.predict(x), model.threshold) != y
@@ -74,12 +87,18 @@ def judge(model: Model, x: Array, y: Array, proposal: Array, threat: Threat, spa
     spread = (slice(None), *[None] * (x.ndim - 1))
     witness = np.where((success & ~wrong)[spread], allowed, x)
     cost = np.where(wrong, 0.0, np.where(success, price, np.inf))
-    return Outcome(success=success, cost=cost, queries=np.zeros(len(x), np.int64) if queries is None else queries, witness=witness)
+    parameters = np.where((success & ~wrong)[:, None], proposal, np.nan) if rendered else None
+    return Outcome(success=success, cost=cost, queries=np.zeros(len(x), np.int64) if queries is None else queries, witness=witness,
+                   parameters=parameters)  # fmt: skip
 
 
 def admit(proposal: Array, x: Array, threat: Threat, space: Space) -> tuple[Array, Array]:
-    """The proposals as the threat allows them, and what each costs ``(n,)``; what cannot be allowed becomes the clean row."""
+    """The proposals as inputs that the threat allows, and what each costs ``(n,)``; what cannot be allowed becomes the clean row."""
     spread = (slice(None), *[None] * (x.ndim - 1))
+    if isinstance(threat, Distortion | Corruption):
+        good, made = in_range(proposal, threat, space), x.copy()
+        made[good] = render(x[good], proposal[good], threat, space)
+        return made, np.where(good, sizes(np.where(good[:, None], proposal, 0.0), threat, space), 0.0)
     if isinstance(threat, LpBall):
         given = _in_ball(proposal, x, threat, space)  # what is inside already is judged to the last digit as it is
         near = repair(project(proposal, x, p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper), x, space)
@@ -87,14 +106,21 @@ def admit(proposal: Array, x: Array, threat: Threat, space: Space) -> tuple[Arra
         good = given | _in_ball(near, x, threat, space)
         near = np.where(good[spread], near, x)
         return near, np.where(good, norms(near - x, threat.p), 0.0)
+    if isinstance(threat, Patch):  # a proposal that reaches beyond one patch cannot be cut down to what it meant
+        good = _in_bounds(proposal, x, space) & inside_patch(proposal, x, threat, space)
+        return np.where(good[spread], proposal, x), np.where(good, box_pixels(proposal, x) / math.prod(space.shape[1:]), 0.0)
     if not isinstance(threat, FeatureBudget):
-        raise InputError(f"{type(threat).__name__} changes no inputs; give an LpBall or a FeatureBudget")
+        raise InputError(f"{type(threat).__name__} changes no inputs; give an LpBall, a FeatureBudget, a Patch, a Distortion or a Corruption")
     good = inside(proposal, x, space, threat)
     return np.where(good[spread], proposal, x), np.where(good, cost(x, proposal, threat.prices, space), 0.0)
 
 
 def _in_ball(proposal: Array, x: Array, threat: LpBall, space: Space) -> Array:
-    near = inside_ball(proposal, x, p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper, slack=1e-9)
+    return _in_bounds(proposal, x, space, p=threat.p, eps=threat.eps)
+
+
+def _in_bounds(proposal: Array, x: Array, space: Space, *, p: float = math.inf, eps: float = math.inf) -> Array:
+    near = inside_ball(proposal, x, p=p, eps=eps, lower=space.lower, upper=space.upper, slack=1e-9)
     plain = not (space.groups or space.relations or (space.step > 0).any() or not space.mutable.all())
     return near if plain else near & allowed(proposal, x, space)
 
@@ -112,6 +138,7 @@ class _Tally:
     unknown: Array
     settled: Array
     exam: Examination
+    parameters: Array | None = None  # of the witnesses that are rendered
     findings: list[Finding] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     exact: bool = False
@@ -123,6 +150,8 @@ class _Tally:
         assert outcome.witness is not None
         stage = np.full(len(rows), "") if outcome.stage is None else outcome.stage
         by = [f"{name} ({part})" if part else name for part in stage[better]]
+        if self.parameters is not None and outcome.parameters is not None:
+            self.parameters[chosen] = outcome.parameters[better]
         self.broken[chosen], self.cost[chosen], self.witness[chosen], self.by[chosen] = True, outcome.cost[better], outcome.witness[better], by
 
 
@@ -145,20 +174,24 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
     wrong = decide(probabilities, case.model.threshold) != data.y
     n = len(data)
     tally = _Tally(data=data, wrong=wrong, broken=wrong.copy(), cost=np.where(wrong, 0.0, np.inf), witness=data.x.copy(),
-                   by=np.where(wrong, "none needed", "").astype(object), unknown=np.zeros(n, bool), settled=wrong.copy(), exam=exam)  # fmt: skip
+                   by=np.where(wrong, "none needed", "").astype(object), unknown=np.zeros(n, bool), settled=wrong.copy(), exam=exam,
+                   parameters=np.full(proposal_shape(data.x, threat, data.space), np.nan) if isinstance(threat, Distortion | Corruption) else None)  # fmt: skip
+    tally.skipped += [Skip(method=name, threat=threat.words(), reason=reason) for name, reason in missing(threat, data.space).items()]
     ran = [name for name, method in sorted(methods.items(), key=lambda m: (_rank(m[1]), m[0])) if _run(case, threat, name, method, tally)]
     if case.model.digest() != before:
         raise _Changed(CHANGED)
+    typical = _typical(case, threat, tally) if ran and isinstance(threat, Distortion | Corruption) else ()
     if exam.random:
         _settle_draws(case, threat, tally)
     if not ran:
         return Section(threat=threat.words(), room="evasion", skipped=tuple(tally.skipped), examination=exam.symptoms)
-    figures = _figures(case, threat, {name: methods[name] for name in ran}, tally, metric)
+    figures = _figures(case, threat, {name: methods[name] for name in ran}, tally, metric, typical)
     if case.model.digest() != before:
         raise _Changed(CHANGED)
     evidence = {"x": data.x, "y": data.y, "ids": data.ids.astype(str), "witness": tally.witness, "broken": tally.broken | tally.unknown,
                 "cost": tally.cost, "method": tally.by.astype(str), "wrong": wrong, "unknown": tally.unknown}  # fmt: skip
-    findings = (*_headline(case, threat, tally, metric, [methods[name] for name in ran], ran), *tally.findings)
+    evidence |= {} if tally.parameters is None else {"parameters": tally.parameters}
+    findings = (*_headline(case, threat, tally, metric, [methods[name] for name in ran], ran), *typical, *tally.findings)
     return Section(threat=threat.words(), room="evasion", findings=findings, figures=figures, evidence=evidence, skipped=tuple(tally.skipped),
                    examination=exam.symptoms)  # fmt: skip
 
@@ -195,9 +228,31 @@ def _worst(finding: Finding, data: Dataset, fell: Array) -> Finding:
 
 def _settle_draws(case: Case, threat: Threat, tally: _Tally) -> None:
     """Judge all witnesses of a random model once more, together: an attack had many tries, and the luckiest of them is no evidence."""
-    outcome = judge(case.model, tally.data.x, tally.data.y, tally.witness, threat, tally.data.space)
+    made = tally.witness if tally.parameters is None else tally.parameters
+    outcome = judge(case.model, tally.data.x, tally.data.y, made, threat, tally.data.space)
     tally.broken, tally.cost = outcome.success, outcome.cost
     tally.by[~outcome.success] = ""
+
+
+def _typical(case: Case, threat: Distortion | Corruption, tally: _Tally) -> tuple[Finding, ...]:
+    """The average case: how often the model is right on changes drawn from the range, beside the worst that attacks found.
+
+    A row that one of the draws breaks is broken, so that the worst case is never better than the average.
+    """
+    data = tally.data
+    names, draws = typical_draws(threat, data.space, len(data), rng_for(case.seed, "evasion", "typical"))
+
+    def compute() -> dict[str, Any]:
+        right = [decide(case.model.predict(admit(d, data.x, threat, data.space)[0]), case.model.threshold) == data.y for d in draws]
+        return {"right": np.array(right, bool).reshape(len(draws), len(data))}
+
+    right = remember("evasion average case", (case.model, data.x, data.y, threat, case.seed, "average case"), compute)["right"]
+    for draw, good in zip(draws, right, strict=True):
+        rows = np.flatnonzero(~good & ~tally.broken)
+        if len(rows):
+            tally.take(rows, judge(case.model, data.x[rows], data.y[rows], draw[rows], threat, data.space), "a draw of the average case")
+
+    return typical_findings(threat, metric_of(case, threat), names, right, seed=case.seed)
 
 
 def metric_of(case: Case, threat: Threat) -> str:
@@ -222,7 +277,7 @@ def judged_rows(case: Case, threat: Threat) -> Dataset:
         test = others(test, threat.target)
     if len(test) == 0:
         raise InputError("the test rows hold none of class 1, so nothing can be attacked; give test rows of both classes")
-    if isinstance(threat, LpBall) and len(test) > ROWS:
+    if not isinstance(threat, FeatureBudget) and len(test) > ROWS:
         test = test.take(np.sort(rng_for(case.seed, "evasion", "rows").permutation(len(test))[:ROWS]))
     return test.with_(x=np.asarray(test.x, np.float64))
 
@@ -342,7 +397,14 @@ def _solve(case: Case, threat: Threat, name: str, method: Any, tally: _Tally) ->
 
 
 def _limit(threat: Threat) -> float:
-    return threat.eps if isinstance(threat, LpBall) else getattr(threat, "money", math.inf)
+    """The size of the largest change that the threat allows, in the unit of its costs."""
+    if isinstance(threat, Distortion | Corruption):
+        return 1.0
+    return next((float(getattr(threat, name)) for name in ("eps", "money", "area") if hasattr(threat, name)), math.inf)
+
+
+def _at_size(threat: LpBall | Patch, size: float) -> LpBall | Patch:
+    return replace(threat, eps=size) if isinstance(threat, LpBall) else replace(threat, area=size)
 
 
 def _headline(case: Case, threat: Threat, tally: _Tally, metric: str, ran: list[Method], names: list[str]) -> tuple[Finding, ...]:
@@ -370,12 +432,12 @@ def _headline(case: Case, threat: Threat, tally: _Tally, metric: str, ran: list[
     if metric == "robust accuracy":
         found.append(_worst(finding("worst class robust accuracy", 0, n, ""), tally.data, fell))
     moved = tally.cost[tally.broken & ~tally.wrong]
-    if len(moved):
+    if len(moved) and not isinstance(threat, Corruption):
         priced = isinstance(threat, FeatureBudget)
         low, high = _median_interval(moved)
         metric = f"median price of evasion ({threat.prices.currency})" if priced else "median size of a change that fooled"
         found.append(replace(found[0], metric=metric, value=float(np.median(moved)), low=low, high=high, n=len(moved), good=1 if priced else 0,
-                             note="at most, over the rows that attacks broke", headline=False))  # fmt: skip
+                             note=f"at most, over the rows that attacks broke{UNITS.get(type(threat), '')}", headline=False))  # fmt: skip
     return tuple(found)
 
 
@@ -389,49 +451,61 @@ def _median_interval(values: Array, confidence: float = 0.95) -> tuple[float, fl
     return float(ordered[max(k - 1, 0)]), float(ordered[min(n - k, n - 1)])
 
 
-def _figures(case: Case, threat: Threat, ran: Mapping[str, Method], tally: _Tally, metric: str) -> tuple[Figure, ...]:
+def _figures(case: Case, threat: Threat, ran: Mapping[str, Method], tally: _Tally, metric: str,
+             typical: tuple[Finding, ...]) -> tuple[Figure, ...]:  # fmt: skip
     fell = tally.broken | tally.unknown
     if isinstance(threat, FeatureBudget):
         cost = np.where(tally.unknown & ~tally.broken, 0.0, tally.cost)
         table = tally.data.space
         gain = tally.data.x[:, table.index(threat.prices.gain)] if threat.prices.gain else None
         return budget_figures(metric, threat, cost, gain, exact=tally.exact)
-    assert isinstance(threat, LpBall)
-    found: list[Figure | None] = [_curve(case, threat, ran, tally, metric), class_bars(metric, tally.data, tally.wrong, fell)]
+    assert isinstance(threat, LpBall | Patch | Distortion | Corruption)
+    first = kind_bars(metric, typical, fell) if isinstance(threat, Corruption) else _curve(case, threat, ran, tally, metric)
+    found: list[Figure | None] = [first, class_bars(metric, tally.data, tally.wrong, fell)]
     before, after = (decide(case.model.predict(part), case.model.threshold) for part in (tally.data.x, tally.witness))
-    found.append(gallery(tally.data, tally.witness, tally.cost, before, after, threat.eps))
+    found.append(gallery(tally.data, tally.witness, tally.cost, before, after, said=_said(threat, tally)))
     return tuple(f for f in found if f is not None)
 
 
-def _curve(case: Case, threat: LpBall, ran: Mapping[str, Method], tally: _Tally, metric: str) -> Figure:
-    """Rows standing at several eps: the strongest gradient attack's quick form where there is one, else the costs already known."""
+def _said(threat: Threat, tally: _Tally) -> dict[int, str]:
+    """What was done to the images of broken rows, where it has words."""
+    if tally.parameters is None or not isinstance(threat, Distortion | Corruption):
+        return {}
+    return {int(i): said(tally.parameters[i], threat, tally.data.space) for i in np.flatnonzero(np.isfinite(tally.parameters).all(1))}
+
+
+def _curve(case: Case, threat: LpBall | Patch | Distortion, ran: Mapping[str, Method], tally: _Tally, metric: str) -> Figure:
+    """Rows standing at several sizes: the strongest gradient attack's quick form where there is one, else the costs already known."""
     gradient = [(n, m) for n, m in ran.items() if Access.GRADIENTS in m.needs]
-    fell = tally.broken | tally.unknown
+    fell, limit = tally.broken | tally.unknown, _limit(threat)
     n = len(fell)
-    if not gradient or threat.eps == 0:
-        eps = np.array(sorted({0.0, *(g * threat.eps for g in GRID if g <= 1)}))
-        standing = np.array([(~((tally.cost <= e + 1e-12) | (tally.unknown & (e == threat.eps)))).sum() for e in eps])
-        return reach_figure(metric, threat, eps, standing, n, f"from the changes that {', '.join(ran)} found for eps {threat.eps:g}")
+    word = {LpBall: "eps", Patch: "area"}.get(type(threat), "share")
+    if not gradient or limit == 0:
+        sizes = np.array(sorted({0.0, *(g * limit for g in GRID if g <= 1)}))
+        standing = np.array([(~((tally.cost <= e + 1e-12) | (tally.unknown & (e == limit)))).sum() for e in sizes])
+        return reach_figure(metric, threat, sizes, standing, n, f"from the changes that {', '.join(ran)} found for {word} {limit:g}")
+    assert isinstance(threat, LpBall | Patch)
     name, method = max(gradient, key=lambda item: (_rank(item[1]), item[0]))
     minimal = [n for n, m in gradient if getattr(m, "minimal", False)]
-    reach = np.where(tally.unknown, threat.eps, tally.cost)  # the least eps at which each row is known to fall
-    if minimal:  # one run for the largest eps gives the least change of every row
+    grid = [g for g in GRID if isinstance(threat, LpBall) or g * limit <= 1]
+    reach = np.where(tally.unknown, limit, tally.cost)  # the least size at which each row is known to fall
+    if minimal:  # one run for the largest size gives the least change of every row
         name, rows = minimal[-1], np.flatnonzero(reach > 0)
-        outcome = attempt(case, replace(threat, eps=GRID[-1] * threat.eps), name, ran[name], tally.data.take(rows), label="curve")
+        outcome = attempt(case, _at_size(threat, grid[-1] * limit), name, ran[name], tally.data.take(rows), label="curve")
         reach[rows] = np.minimum(reach[rows], np.where(outcome.success, outcome.cost, np.inf))
-    for size in () if minimal else GRID:
-        eps = size * threat.eps
-        rows = np.flatnonzero((reach > eps + 1e-12) & (fell if size < 1 else True))
+    for size in () if minimal else grid:
+        here = size * limit
+        rows = np.flatnonzero((reach > here + 1e-12) & (fell if size < 1 else True))
         if size == 1 or len(rows) == 0:
             continue
-        outcome = attempt(case, replace(threat, eps=eps), name, method.quick(), tally.data.take(rows), label=f"curve {size}", exam=tally.exam)
+        outcome = attempt(case, _at_size(threat, here), name, method.quick(), tally.data.take(rows), label=f"curve {size}", exam=tally.exam)
         if size < 1 and not tally.exam.random:  # a smaller change that does it as well is better evidence
             tally.take(rows, outcome, name)
         reach[rows] = np.minimum(reach[rows], np.where(outcome.success, outcome.cost, np.inf))
-    eps = np.array([0.0, *(g * threat.eps for g in GRID)])
-    standing = np.array([(reach > e + 1e-12).sum() for e in eps])
+    sizes = np.array([0.0, *(g * limit for g in grid)])
+    standing = np.array([(reach > e + 1e-12).sum() for e in sizes])
     how = "the least changes that it found" if minimal else "in its quick form"
-    return reach_figure(metric, threat, eps, standing, n, f"by {name}, {how}; at eps {threat.eps:g} by every attack")
+    return reach_figure(metric, threat, sizes, standing, n, f"by {name}, {how}; at {word} {limit:g} by every attack")
 
 
 def verify(section: Section, model: Model | None, case: Case | None, threat: Threat) -> list[tuple[str, float, float]]:
@@ -450,7 +524,7 @@ def verify(section: Section, model: Model | None, case: Case | None, threat: Thr
         y = e["y"]
         if isinstance(threat, LpBall) and threat.target is not None:
             subject, y, threat = aimed(model, threat.target), np.zeros(len(y), np.int64), replace(threat, target=None)
-        outcome = judge(Examination(random=random).judged(subject), e["x"], y, e["witness"], threat, subject.space)
+        outcome = judge(Examination(random=random).judged(subject), e["x"], y, e.get("parameters", e["witness"]), threat, subject.space)
         fell = outcome.success | np.asarray(e["unknown"], bool)
     value = int((~fell).sum()) / len(fell)
     if case is not None:

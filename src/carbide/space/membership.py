@@ -15,9 +15,10 @@ from __future__ import annotations
 import numpy as np
 
 from carbide.space.balls import inside_ball
+from carbide.space.patches import inside_patch
 from carbide.space.prices import cost
 from carbide.space.relations import holds_where_changed
-from carbide.types import Array, FeatureBudget, InputError, LpBall, Ratio, Space, Threat
+from carbide.types import Array, FeatureBudget, InputError, LpBall, Patch, Ratio, Space, Threat
 
 __all__ = ["allowed", "cost", "inside"]
 
@@ -28,12 +29,14 @@ def inside(x: Array, x0: Array, space: Space, threat: Threat) -> Array:
     """Whether each row of ``x`` ``(n, *shape)`` is a change of ``x0`` that the threat allows, ``(n,)`` bool.
 
     Raises:
-        InputError: if the threat is neither a ``FeatureBudget`` nor an ``LpBall``.
+        InputError: if the threat is none of ``FeatureBudget``, ``LpBall`` and ``Patch``.
     """
     if isinstance(threat, LpBall):
         return np.asarray(inside_ball(x, x0, p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper))
+    if isinstance(threat, Patch):
+        return allowed(x, x0, space) & inside_patch(x, x0, threat, space)
     if not isinstance(threat, FeatureBudget):
-        raise InputError(f"{type(threat).__name__} changes no inputs; give a FeatureBudget or an LpBall")
+        raise InputError(f"{type(threat).__name__} changes no inputs; give a FeatureBudget, an LpBall or a Patch")
     paid = cost(x0, x, threat.prices, space)
     return allowed(x, x0, space) & (paid <= threat.money * (1 + SLACK) + SLACK)
 

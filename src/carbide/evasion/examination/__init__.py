@@ -22,7 +22,7 @@ from carbide.models.examination import answers_vary, refuse, spread_rows
 from carbide.models.examination.calls import NEAR
 from carbide.models.examination.seeds import seeded
 from carbide.run import remember
-from carbide.types import Access, Array, Dataset, LpBall, Model, Symptom, Threat, rng_for
+from carbide.types import Access, Array, Dataset, LpBall, Model, Patch, Symptom, Threat, rng_for
 
 __all__ = ["Examination", "budget", "examine"]
 
@@ -76,15 +76,16 @@ def _examine(model: Any, few: Dataset, threat: Threat) -> Examination:
     gap, moved = answers_vary(model, few.x)
     random = gap > NEAR
     symptoms = [_random(gap, moved, model, few.x)] if random else []
-    if not isinstance(threat, LpBall):
+    if not isinstance(threat, LpBall | Patch):
         return Examination(symptoms=tuple(symptoms), random=random)
-    symptoms += budget(threat, few.x)
+    symptoms += budget(threat, few.x) if isinstance(threat, LpBall) else []
     if Access.GRADIENTS not in model.access or getattr(model, "module", None) is None:
         return Examination(symptoms=tuple(symptoms), random=random)
     from carbide.evasion.examination.gradients import examine_gradients
     from carbide.evasion.examination.outputs import examine_outputs
 
-    found, repair = examine_gradients(model, few.x, few.y, threat, rng_for(0, "examination"), random=random)
+    near = threat if isinstance(threat, LpBall) else LpBall(p=0, eps=1)  # few pixels may change much: gradients are looked at around the rows
+    found, repair = examine_gradients(model, few.x, few.y, near, rng_for(0, "examination"), random=random)
     more, repair = examine_outputs(model, few.x, repair)
     made = {**asdict(repair), "layers": list(repair.layers)} if repair.needed else {}
     return Examination(symptoms=(*symptoms, *found, *more), repair=made, random=random)
