@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,10 @@ CELLS = 1 << 23  # coefficients that are held at once (64 MiB)
 SLACK = 1e-9  # the judge lets changes be this much longer than eps
 VIEWS = MOVING_CALLS | MOVING_METHODS | {F.dropout}
 OWN = 2.0**-52  # the rounding unit in which bounds are computed
+
+
+class OutOfTime(Exception):
+    """The time that a net's bounds were given is over."""
 
 
 class Region(NamedTuple):
@@ -83,10 +88,13 @@ class Step(NamedTuple):
 
 
 class Net:
-    """A module as a list of steps, read on one row; ``rounding`` is the unit of its stored precision."""
+    """A module as a list of steps, read on one row; ``rounding`` is the unit of its stored precision.
 
-    def __init__(self, module: nn.Module, region: Region, rounding: float) -> None:
-        self.rounding, graph = rounding, traced(module)
+    Walks that begin or go on after ``deadline`` (of ``time.monotonic``) raise ``OutOfTime``.
+    """
+
+    def __init__(self, module: nn.Module, region: Region, rounding: float, *, deadline: float = math.inf) -> None:
+        self.rounding, self.deadline, graph = rounding, deadline, traced(module)
         self.run = Pass(graph, rounding)
         self.steps: dict[fx.Node, Step] = {}
         _check_shared(graph)
@@ -102,6 +110,16 @@ class Net:
                     self.output: fx.Node = node.args[0]
         self.constants = {node: value for node, value in seen.items() if not isinstance(value, Box) and node.op == "get_attr"}
         self.classes = self.steps[self.output].shape[0]
+
+    @property
+    def entry(self) -> fx.Node:
+        """The node of the input."""
+        return next(iter(self.steps))
+
+    @property
+    def widest(self) -> int:
+        """The most numbers that a step gives a row."""
+        return max(math.prod(step.shape) for step in self.steps.values())
 
     def _value(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         own = {n: _cloned(values[n]) for n in node.all_input_nodes}  # layers that work in place get copies
@@ -251,8 +269,7 @@ class LinearBounds:
         open_ = (lower < 0) & (upper > 0) if hinged else upper > lower
         most = int(open_.sum(1).max())
         order = open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        widest = max(math.prod(s.shape) for s in self.net.steps.values())
-        each = max(1, CELLS // (2 * len(lower) * widest))
+        each = max(1, CELLS // (2 * len(lower) * self.net.widest))
         for entries in order.split(each, dim=1):
             unit = lower.new_zeros(*entries.shape, lower.shape[1]).scatter_(2, entries[:, :, None], 1.0)
             found = self.lower(step.node, torch.cat([unit, -unit], 1).reshape(len(lower), -1, *step.shape))
@@ -268,12 +285,17 @@ class LinearBounds:
 
         ``slopes`` are slopes ``(n, k or 1, *shape)`` in [least, 1] of the lines below hinges, ``pushes`` are taken off the
         coefficients of a hinge's input (multipliers of what is known of its sign), ``seen`` receives each node's coefficients.
+
+        Raises:
+            OutOfTime: when the net's deadline passes.
         """
         waiting, total = {start: a}, a.new_zeros(a.shape[:2])
         for node in reversed(self.net.steps):
             a = waiting.pop(node, None)  # type: ignore[assignment]
             if a is None:
                 continue
+            if time.monotonic() > self.net.deadline:
+                raise OutOfTime
             if seen is not None:
                 seen[node] = a
             step, flat = self.net.steps[node], a.flatten(2)

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from carbide.evasion._branching import Fate, Task, by_inputs, by_signs
+from carbide.evasion._branching import Fate, LabelTask, by_inputs, by_signs
 from carbide.evasion._linear_bounds import Net, Region
 from carbide.evasion._tightening import right
 from carbide.evasion.audit.pgd import PGD
@@ -98,7 +98,7 @@ class BranchAndBound(Method):
         for row in track(np.flatnonzero(~certified & ~broken), label="branch and bound"):
             one = slice(row, row + 1)
             net = Net(model.module, Region.of(model, x[one], threat.p, threat.eps), torch.finfo(model.dtype).eps)
-            task = Task(model=model, net=net, x=x[one], y=y[one], threat=threat, nodes=self.nodes, steps=self.steps)
+            task = LabelTask(model=model, net=net, x=x[one], y=y[one], threat=threat, nodes=self.nodes, steps=self.steps)
             fate = by_inputs(replace(task, nodes=(self.nodes + 1) // 2)) if few else Fate(False, None, 0)
             if not fate.certified and fate.witness is None and fate.nodes < self.nodes:
                 further = by_signs(replace(task, nodes=self.nodes - fate.nodes))
