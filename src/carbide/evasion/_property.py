@@ -5,14 +5,17 @@ and bound show that there is none, on cuts of the input where few inputs are fre
 only when the file's own runtime answers what the property forbids, to the last digit.
 
 >>> from types import SimpleNamespace
->>> from carbide.models._reading import Reading
 >>> from carbide.space.vnnlib import parse_vnnlib
->>> net = torch.nn.Linear(1, 1).requires_grad_(False)
->>> _ = net.load_state_dict({"weight": torch.tensor([[2.0]]), "bias": torch.tensor([1.0])})
->>> f = SimpleNamespace(inputs=1, outputs=1, row=(1,), dtype=np.float32, reading=lambda lower, upper: Reading(module=net))
->>> f.__class__.__call__ = lambda self, x: 2.0 * x + 1.0
+>>> class Line:
+...     inputs, outputs, row, dtype = 1, 1, (1,), np.float32
+...     def __call__(self, x):
+...         return 2.0 * x + 1.0
+...     def reading(self, lower, upper):
+...         net = torch.nn.Linear(1, 1).requires_grad_(False)
+...         _ = net.load_state_dict({"weight": torch.tensor([[2.0]]), "bias": torch.tensor([1.0])})
+...         return SimpleNamespace(module=net, rows=0, note="")
 >>> text = "(declare-const X_0 Real) (declare-const Y_0 Real) (assert (<= 0 X_0)) (assert (<= X_0 1)) (assert (>= Y_0 {}))"
->>> [decide(f, parse_vnnlib(text.format(limit)), timeout=9.0, rng=np.random.default_rng(0)).word for limit in (2.5, 3.5)]
+>>> [decide(Line(), parse_vnnlib(text.format(limit)), timeout=9.0, rng=np.random.default_rng(0)).word for limit in (2.5, 3.5)]
 ['sat', 'unsat']
 """
 
