@@ -169,7 +169,7 @@ def prove_pairs(pairs: Sequence[Pair], *, out: Path | None = None, seed: int = 0
                 found.append(prove_property(pair.net, pair.unsafe, timeout=pair.timeout, seed=seed))
             except InputError as error:
                 found.append(PropertyReport(net=str(pair.net), property=str(pair.unsafe), verdict="error", note=str(error), seconds=0.0))
-            if out is not None:
+            if out is not None and (len(pairs) > 1 or found[-1].verdict != "error"):
                 _write(out, pairs, found, seed)
             yield found[-1]
 
