@@ -299,18 +299,38 @@ class LinearBounds:
             if seen is not None:
                 seen[node] = a
             step, flat = self.net.steps[node], a.flatten(2)
+            if step.hinge is not None:
+                gained, part = self._hinged(step, flat, slopes or {})
+                part = part.reshape(a.shape) - (pushes or {}).get(node, 0.0)
+                total, parent = total + gained, step.parents[0]
+                waiting[parent] = waiting[parent] + part if parent in waiting else part
+                continue
             total = total - dot(flat.abs(), self.rooms[node].flatten(1))
             if not step.parents:
                 total = total + self.region.lowest(a)
                 continue
-            gained, parts = self._back(step, a, flat, slopes or {}, pushes or {})
+            gained, parts = self._back(step, a, flat)
             total = total if gained is None else total + gained
             for parent, part in zip(step.parents, parts, strict=bool(parts)):
                 waiting[parent] = waiting[parent] + part if parent in waiting else part
         return total
 
-    def _back(self, step: Step, a: Tensor, flat: Tensor, slopes: Mapping[fx.Node, Tensor], pushes: Mapping[fx.Node, Tensor]) -> Any:
-        """What the step adds ``(n, k)`` (None = nothing) and its parents' coefficients."""
+    def _hinged(self, step: Step, flat: Tensor, slopes: Mapping[fx.Node, Tensor]) -> tuple[Tensor, Tensor]:
+        """What a hinge adds ``(n, k)``, its room taken off, and the coefficients ``(n, k, d)`` of its input.
+
+        With ``up`` the positive part of the coefficients the negative part is ``flat - up`` and the absolute value ``2 up - flat``, so that
+        the coefficients, of which there are many, are gone over as seldom as can be.
+        """
+        lines, room = self.lines[step.node], self.rooms[step.node].flatten(1)
+        below, high, shift = lines.low.slope[:, None], lines.high.slope[:, None].flatten(2), lines.high.shift.flatten(1)
+        if step.node in slopes:
+            below = torch.where(self.unsure(step.node)[:, None], slopes[step.node], below)
+        up = flat.clamp_min(0)
+        part = torch.addcmul(flat * high, up, below.flatten(2) - high)
+        return dot(flat, shift + room) - dot(up, shift + 2 * room), part
+
+    def _back(self, step: Step, a: Tensor, flat: Tensor) -> Any:
+        """What a step that is no hinge adds ``(n, k)`` (None = nothing) and its parents' coefficients."""
         if step.affine is not None:
             bias = None if step.affine.bias is None else flat @ step.affine.bias.flatten()
             parts = step.affine.back(a.reshape(-1, *step.shape))
@@ -325,14 +345,8 @@ class LinearBounds:
         if lines is None:
             box = self.boxes[step.node]
             return dot(up, box.lower.flatten(1)) + dot(down, box.upper.flatten(1)), []
-        below = lines.low.slope[:, None]
-        if step.node in slopes:
-            below = torch.where(self.unsure(step.node)[:, None], slopes[step.node], below)
-        up, down = up.reshape(a.shape), down.reshape(a.shape)
-        part = up * below + down * lines.high.slope[:, None]
-        if step.node in pushes:
-            part = part - pushes[step.node]
-        return dot(up.flatten(2), lines.low.shift.flatten(1)) + dot(down.flatten(2), lines.high.shift.flatten(1)), [part]
+        part = up.reshape(a.shape) * lines.low.slope[:, None] + down.reshape(a.shape) * lines.high.slope[:, None]
+        return dot(up, lines.low.shift.flatten(1)) + dot(down, lines.high.shift.flatten(1)), [part]
 
     def take(self, rows: Tensor) -> LinearBounds:
         """The bounds of these rows."""

@@ -216,7 +216,7 @@ class _Proof:
         free = int((self.region.box.upper > self.region.box.lower).sum())
         hinges = sum(bounds.net.steps[node].shape.numel() for node in bounds.hinges())
         task = PropertyTask(net=self.net, area=self.region, open_=self.unsafe, search=self.search, steps=self.steps, nodes=1 << 40,
-                            together=max(1, min(1024, CELLS // (64 * self.net.widest))))  # fmt: skip
+                            together=max(8, min(256, CELLS // (1024 * self.net.widest))))  # fmt: skip
         fate, how = Fate(False, None, 0), HOWS[3]
         if free <= INPUTS or not hinges:
             now = time.monotonic()
@@ -224,7 +224,7 @@ class _Proof:
             fate, how = by_inputs(task), HOWS[2]
         if not fate.certified and fate.witness is None and hinges:
             self.net.deadline = self.due
-            signs = replace(task, together=min(256, task.together), nodes=max(1, MEMORY // (32 * hinges)))
+            signs = replace(task, together=max(32, task.together), nodes=max(1, MEMORY // (32 * hinges)))
             further = by_signs(signs, bounds)
             fate, how = further._replace(nodes=fate.nodes + further.nodes), HOWS[3]
         return fate, how
