@@ -10,9 +10,11 @@ import numpy as np
 from carbide import registry
 from carbide._audit import Ask, choose
 from carbide.evasion._sandwich import sandwich
+from carbide.registry import Method
 from carbide.run import remember
 from carbide.types import Bracket, Case, Certificate, InputError, Section, Skip, UnsoundError, digest, rng_for
 
+CHECKED = 32  # broken rows that a certificate is asked about though they are broken
 ROWS = 1000  # rows of the test set that are certified when the audit did not choose them
 
 
@@ -27,29 +29,51 @@ def prove_case(case: Case, asks: Sequence[Ask], sections: Sequence[Section]) -> 
 
 def _prove_one(case: Case, ask: Ask, section: Section) -> Section:
     methods, skipped = choose(case, ask, "prove", ask.certify)
-    found: list[Certificate] = []
-    for name, method in methods.items():
-        x, y = _rows(case, section)
-        rng = rng_for(case.seed, ask.threat.room, "prove", name)
-        recipe_form = registry.method(ask.threat.room, "prove", name).form == "recipe"
-        subject = case.recipe if recipe_form else case.model
-        key = (subject, case.data.train if recipe_form else None, x, y, ask.threat, method, case.seed)
-
-        def prove(method=method, subject=subject, x=x, y=y, rng=rng, recipe_form=recipe_form) -> Certificate:
-            return method(subject, case.data.train, x, y, ask.threat, rng) if recipe_form else method(subject, x, y, ask.threat, rng)
-
+    found: dict[str, Certificate] = {}
+    for name in sorted(methods, key=lambda name: (len(methods[name].after), name)):  # what others build upon goes first
         try:
-            certificate = remember(f"prove {name}", key, prove)
+            found[name] = _certified(case, ask, section, name, methods[name], [found[other] for other in methods[name].after if other in found])
         except InputError as error:
             skipped.append(Skip(method=name, threat=ask.words(), reason=str(error)))
-            continue
-        found.append(certificate)
-    proven = replace(section, certificates=(*section.certificates, *found), skipped=(*section.skipped, *skipped))
+    ordered = [found[name] for name in methods if name in found]
+    proven = replace(section, certificates=(*section.certificates, *ordered), skipped=(*section.skipped, *skipped))
     if section.room == "evasion":
         return sandwich(proven)
-    for certificate in found:
+    for certificate in ordered:
         _must_agree(certificate, proven)
     return proven
+
+
+def _certified(case: Case, ask: Ask, section: Section, name: str, method: Method, before: Sequence[Certificate]) -> Certificate:
+    """The certificate of one method; rows that an attack broke or that one of ``before`` holds are known, and it is not asked about them.
+
+    A few of the broken rows are asked about all the same: a certificate that holds for one of them is wrong and stops the run.
+    """
+    x, y = _rows(case, section)
+    rng = rng_for(case.seed, ask.threat.room, "prove", name)
+    recipe_form = registry.method(ask.threat.room, "prove", name).form == "recipe"
+    subject = case.recipe if recipe_form else case.model
+    rows = np.arange(len(x))
+    if before:
+        holds = np.any([c.holds for c in before], axis=0)
+        broken = np.asarray(section.evidence.get("broken", np.zeros(len(x))), bool)
+        checked = rng_for(case.seed, "checked", name).permutation(np.flatnonzero(broken & ~holds))[:CHECKED]
+        rows = np.sort(np.concatenate([np.flatnonzero(~holds & ~broken), checked]))
+    key = (subject, case.data.train if recipe_form else None, x[rows], y[rows], ask.threat, method, case.seed)
+
+    def prove() -> Certificate:
+        return method(subject, case.data.train, x, y, ask.threat, rng) if recipe_form else method(subject, x[rows], y[rows], ask.threat, rng)
+
+    return _with_known(remember(f"prove {name}", key, prove), rows, before) if before else remember(f"prove {name}", key, prove)
+
+
+def _with_known(certificate: Certificate, rows: np.ndarray, before: Sequence[Certificate]) -> Certificate:
+    """A certificate of some rows with what those before it hold of all rows."""
+    holds, bound = np.any([c.holds for c in before], axis=0), np.max([np.nan_to_num(c.bound, nan=0.0) for c in before], axis=0)
+    holds[rows] |= certificate.holds
+    bound[rows] = np.maximum(bound[rows], certificate.bound)
+    assumptions = tuple(dict.fromkeys(words for c in (certificate, *before) for words in c.assumptions))
+    return replace(certificate, holds=holds, bound=bound, assumptions=assumptions, metric=before[0].metric)
 
 
 def _rows(case: Case, section: Section) -> tuple[np.ndarray, np.ndarray]:

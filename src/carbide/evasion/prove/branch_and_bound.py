@@ -59,6 +59,7 @@ class BranchAndBound(Method):
     threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
     needs: ClassVar[Access] = Access.GRADIENTS | Access.WEIGHTS
     default: ClassVar[bool] = False
+    after: ClassVar[tuple[str, ...]] = ("interval_bounds", "crown")
 
     def __post_init__(self) -> None:
         for name, least in (("nodes", 1), ("steps", 0), ("inputs", 0)):
