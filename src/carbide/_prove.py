@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from carbide import registry
 from carbide._audit import Ask, choose
-from carbide.evasion._sandwich import sandwich
+from carbide.evasion._sandwich import broken_rows, sandwich, with_witnesses
 from carbide.registry import Method
 from carbide.run import remember
 from carbide.types import Bracket, Case, Certificate, InputError, Section, Skip, UnsoundError, digest, rng_for
@@ -31,8 +32,9 @@ def _prove_one(case: Case, ask: Ask, section: Section) -> Section:
     methods, skipped = choose(case, ask, "prove", ask.certify)
     found: dict[str, Certificate] = {}
     for name in sorted(methods, key=lambda name: (len(methods[name].after), name)):  # what others build upon goes first
+        before = [found[other] for other in methods[name].after if other in found]
         try:
-            found[name] = _certified(case, ask, section, name, methods[name], [found[other] for other in methods[name].after if other in found])
+            found[name], section = _certified(case, ask, section, name, methods[name], before)
         except InputError as error:
             skipped.append(Skip(method=name, threat=ask.words(), reason=str(error)))
     ordered = [found[name] for name in methods if name in found]
@@ -44,10 +46,11 @@ def _prove_one(case: Case, ask: Ask, section: Section) -> Section:
     return proven
 
 
-def _certified(case: Case, ask: Ask, section: Section, name: str, method: Method, before: Sequence[Certificate]) -> Certificate:
-    """The certificate of one method; rows that an attack broke or that one of ``before`` holds are known, and it is not asked about them.
+def _certified(case: Case, ask: Ask, section: Section, name: str, method: Method, before: Sequence[Certificate]) -> tuple[Certificate, Section]:
+    """The certificate of one method, and the section with the witnesses that its search found.
 
-    A few of the broken rows are asked about all the same: a certificate that holds for one of them is wrong and stops the run.
+    Rows that an attack broke or that one of ``before`` holds are known, and it is not asked about them. A few of the broken rows
+    are asked about all the same: a certificate that holds for one of them is wrong and stops the run.
     """
     x, y = _rows(case, section)
     rng = rng_for(case.seed, ask.threat.room, "prove", name)
@@ -55,16 +58,24 @@ def _certified(case: Case, ask: Ask, section: Section, name: str, method: Method
     subject = case.recipe if recipe_form else case.model
     rows = np.arange(len(x))
     if before:
-        holds = np.any([c.holds for c in before], axis=0)
-        broken = np.asarray(section.evidence.get("broken", np.zeros(len(x))), bool)
+        holds, broken = np.any([c.holds for c in before], axis=0), broken_rows(section, len(x))
         checked = rng_for(case.seed, "checked", name).permutation(np.flatnonzero(broken & ~holds))[:CHECKED]
         rows = np.sort(np.concatenate([np.flatnonzero(~holds & ~broken), checked]))
     key = (subject, case.data.train if recipe_form else None, x[rows], y[rows], ask.threat, method, case.seed)
 
-    def prove() -> Certificate:
-        return method(subject, case.data.train, x, y, ask.threat, rng) if recipe_form else method(subject, x[rows], y[rows], ask.threat, rng)
+    def prove() -> Any:
+        if recipe_form:
+            return method(subject, case.data.train, x, y, ask.threat, rng)
+        if hasattr(method, "searched"):
+            certificate, found = method.searched(subject, x[rows], y[rows], ask.threat, rng)  # type: ignore[attr-defined]
+            return {"certificate": certificate, "broken": found.broken, "witness": found.witness}
+        return method(subject, x[rows], y[rows], ask.threat, rng)
 
-    return _with_known(remember(f"prove {name}", key, prove), rows, before) if before else remember(f"prove {name}", key, prove)
+    found = remember(f"prove {name}", key, prove)
+    certificate = found["certificate"] if isinstance(found, dict) else found
+    if isinstance(found, dict) and "broken" in section.evidence:
+        section = with_witnesses(section, case.model, rows, found["broken"], found["witness"], ask.threat)
+    return _with_known(certificate, rows, before) if before else certificate, section
 
 
 def _with_known(certificate: Certificate, rows: np.ndarray, before: Sequence[Certificate]) -> Certificate:

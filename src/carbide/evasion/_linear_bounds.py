@@ -28,7 +28,7 @@ from carbide.evasion._intervals import MOVING, MOVING_CALLS, MOVING_METHODS, Box
 from carbide.evasion._lines import SIGMOID, TANH, Bend, Lines, Windows, bend, hinge
 from carbide.types import InputError
 
-CELLS = 1 << 23  # coefficients that are held at once (64 MiB)
+CELLS = 1 << 20  # coefficients that are held at once (8 MiB, so that they stay near the processor and memory is reused)
 SLACK = 1e-9  # the judge lets changes be this much longer than eps
 VIEWS = MOVING_CALLS | MOVING_METHODS | {F.dropout}
 OWN = 2.0**-52  # the rounding unit in which bounds are computed

@@ -216,7 +216,7 @@ class _Proof:
         free = int((self.region.box.upper > self.region.box.lower).sum())
         hinges = sum(bounds.net.steps[node].shape.numel() for node in bounds.hinges())
         task = PropertyTask(net=self.net, area=self.region, open_=self.unsafe, search=self.search, steps=self.steps, nodes=1 << 40,
-                            together=max(8, min(256, CELLS // (1024 * self.net.widest))))  # fmt: skip
+                            together=max(8, min(256, CELLS // (128 * self.net.widest))))  # fmt: skip
         fate, how = Fate(False, None, 0), HOWS[3]
         if free <= INPUTS or not hinges:
             now = time.monotonic()

@@ -76,18 +76,23 @@ class BranchAndBound(Method):
         Raises:
             InputError: if the net has a layer that bounds do not know.
         """
+        return self.searched(model, x, y, threat, rng)[0]
+
+    def searched(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> tuple[Certificate, Verdicts]:
+        """The certificate, and what the search found beside it; arguments and errors as in a call."""
         quick = CROWN(halvings=0, alpha=self.steps)(model, x, y, threat, rng)
         found = self._decided(model, x, y, threat, rng, quick)
         said = [SURE, FIXED, *getattr(model, "assumptions", ())]
         if (left := int((~found.certified & ~found.broken).sum())) > 0:
             said.append(f"{left} rows are open: neither certified nor broken within {self.nodes} parts each")
-        return Certificate(claim=quick.claim, holds=found.certified, bound=np.where(found.certified, np.maximum(quick.bound, threat.eps), 0.0),
-                           failure_probability=0.0, method="branch_and_bound", threat=threat.words(), unit="input units", metric=quick.metric,
-                           assumptions=tuple(said))  # fmt: skip
+        proof = Certificate(claim=quick.claim, holds=found.certified, bound=np.where(found.certified, np.maximum(quick.bound, threat.eps), 0.0),
+                            failure_probability=0.0, method="branch_and_bound", threat=threat.words(), unit="input units", metric=quick.metric,
+                            assumptions=tuple(said))  # fmt: skip
+        return proof, found
 
     def verdicts(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Verdicts:
         """The fate of each row, with the witnesses that the search found (a row that is wrong as it is is its own)."""
-        return self._decided(model, x, y, threat, rng, CROWN(halvings=0, alpha=self.steps)(model, x, y, threat, rng))
+        return self.searched(model, x, y, threat, rng)[1]
 
     def _decided(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng, quick: Certificate) -> Verdicts:
         certified, broken, witness, nodes = quick.holds.copy(), ~right(model, x, y), x.copy(), np.zeros(len(x), np.int64)
