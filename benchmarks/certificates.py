@@ -88,7 +88,9 @@ def certificates(data: Splits, threat: LpBall, seed: int, nodes: int) -> list[di
 ASKED = {"interval_bounds": {"halvings": 0}, "crown": {"halvings": 0, "alpha": 10}}
 
 
-def sandwich(data: Splits, threat: LpBall, seed: int, nodes: int, recipe: TorchRecipe, weights: Path | None) -> tuple[list[dict[str, Any]], list[str]]:
+def sandwich(
+    data: Splits, threat: LpBall, seed: int, nodes: int, recipe: TorchRecipe, weights: Path | None
+) -> tuple[list[dict[str, Any]], list[str]]:
     """What audit and prove say of every test row, with the seconds of each step; ``weights`` keeps the trained net for another run."""
     start = time.perf_counter()
     model = _trained(data, threat, seed, recipe, weights)
@@ -108,7 +110,11 @@ def sandwich(data: Splits, threat: LpBall, seed: int, nodes: int, recipe: TorchR
     proven = {c.method: int(c.holds.sum()) for c in section.certificates}
     row = {"rows": n, "clean": 1 - float(section.evidence["wrong"].mean()), "broken": float(fate.broken.mean()), "certified": float(fate.certified.mean()),
            "open": float(fate.open.mean()), "audit, s": middle - start, "prove, s": end - middle, "both, s": end - start}  # fmt: skip
-    return [row], [f"Certified by {', '.join(f'{name}: {count}' for name, count in proven.items())} rows.", f"Training: {trained:.0f} s.", "; ".join(steps)]
+    return [row], [
+        f"Certified by {', '.join(f'{name}: {count}' for name, count in proven.items())} rows.",
+        f"Training: {trained:.0f} s.",
+        "; ".join(steps),
+    ]
 
 
 def _trained(data: Splits, threat: LpBall, seed: int, recipe: TorchRecipe, weights: Path | None) -> TorchModel:

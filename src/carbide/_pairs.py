@@ -50,7 +50,7 @@ class PropertyReport:
     """
 
     net: str
-    property: str
+    unsafe: str
     verdict: str
     how: str = ""
     note: str = ""
@@ -73,13 +73,13 @@ class PropertyReport:
     def to_dict(self) -> dict[str, Any]:
         """Everything but the seconds, as plain values."""
         arrays = {name: None if value is None else value.tolist() for name, value in (("witness", self.witness), ("outputs", self.outputs))}
-        return {"net": self.net, "property": self.property, "verdict": self.verdict, "how": self.how, "note": self.note, "parts": self.parts,
+        return {"net": self.net, "property": self.unsafe, "verdict": self.verdict, "how": self.how, "note": self.note, "parts": self.parts,
                 "assumptions": list(self.assumptions), **arrays}  # fmt: skip
 
     def __str__(self) -> str:
         how, parts = f" by {self.how}" if self.how else "", f", {self.parts:,} parts" if self.parts else ""
         note = f" ({self.note})" if self.note else ""
-        return f"{self.verdict}{how}{parts}, {self.seconds:.1f} s: {Path(self.net).name} {Path(self.property).name}, {MEANING[self.verdict]}{note}"
+        return f"{self.verdict}{how}{parts}, {self.seconds:.1f} s: {Path(self.net).name} {Path(self.unsafe).name}, {MEANING[self.verdict]}{note}"
 
 
 def prove_property(net: str | Path, unsafe: str | Path | Property, *, timeout: float = TIMEOUT, seed: int = 0) -> PropertyReport:
@@ -113,7 +113,7 @@ def prove_property(net: str | Path, unsafe: str | Path | Property, *, timeout: f
 
     found = remember("property", key, compute)
     named = "the property" if isinstance(unsafe, Property) else str(unsafe)
-    return PropertyReport(net=str(net), property=named, **found)
+    return PropertyReport(net=str(net), unsafe=named, **found)
 
 
 def read_pairs(path: Path, *, most: float | None = None) -> list[Pair]:
@@ -128,7 +128,9 @@ def read_pairs(path: Path, *, most: float | None = None) -> list[Pair]:
         with path.open(newline="") as file:
             rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(csv.reader(file), 1) if any(cell.strip() for cell in row)]
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"list {path} cannot be read ({getattr(error, 'strerror', None) or error}); give lines net.onnx,property.vnnlib,seconds") from error
+        raise InputError(
+            f"list {path} cannot be read ({getattr(error, 'strerror', None) or error}); give lines net.onnx,property.vnnlib,seconds"
+        ) from error
     rows = rows[1:] if rows and rows[0][1][-1].lower() == "timeout" else rows
     pairs = []
     for number, row in rows:
@@ -168,7 +170,7 @@ def prove_pairs(pairs: Sequence[Pair], *, out: Path | None = None, seed: int = 0
             try:
                 found.append(prove_property(pair.net, pair.unsafe, timeout=pair.timeout, seed=seed))
             except InputError as error:
-                found.append(PropertyReport(net=str(pair.net), property=str(pair.unsafe), verdict="error", note=str(error), seconds=0.0))
+                found.append(PropertyReport(net=str(pair.net), unsafe=str(pair.unsafe), verdict="error", note=str(error), seconds=0.0))
             if out is not None and (len(pairs) > 1 or found[-1].verdict != "error"):
                 _write(out, pairs, found, seed)
             yield found[-1]

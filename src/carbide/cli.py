@@ -154,7 +154,7 @@ def _table(found: list[Any]) -> None:
     table = Table("net", "property", "verdict", "how", "parts", "seconds")
     for report in found:
         how = report.note if report.verdict == "error" else report.how
-        table.add_row(Path(report.net).name, Path(report.property).name, report.verdict, how, f"{report.parts:,}", f"{report.seconds:.1f}")
+        table.add_row(Path(report.net).name, Path(report.unsafe).name, report.verdict, how, f"{report.parts:,}", f"{report.seconds:.1f}")
     Console().print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 def perceptron(seed: int, widths: Sequence[int], *, size: float = 1.4) -> nn.Sequential:
     """A ReLU net of random weights that keeps the size of what goes through it."""
     generator, layers = torch.Generator().manual_seed(seed), []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layer = nn.Linear(before, after)
         with torch.no_grad():
             layer.weight.copy_(size * torch.randn(after, before, generator=generator) / before**0.5)

@@ -177,7 +177,9 @@ def test_smooth_nets_are_cut_by_inputs_and_what_has_no_bounds_is_still_attacked(
     np.testing.assert_allclose(soft(grid).sum(1), 1.0, atol=1e-6)
     assert above(soft, 0.5).word == "sat"
     assert "softmax" in above(soft, 1.5).note
-    strange = OnnxFunction(blob=graph_of([helper.make_node("Flatten", ["x"], ["h"]), helper.make_node("Sin", ["h"], ["out"])], {}, row=(2,), outputs=2))
+    strange = OnnxFunction(
+        blob=graph_of([helper.make_node("Flatten", ["x"], ["h"]), helper.make_node("Sin", ["h"], ["out"])], {}, row=(2,), outputs=2)
+    )
     assert above(strange, 0.5).word == "sat"
     assert "operator Sin" in above(strange, 1.5).note
 

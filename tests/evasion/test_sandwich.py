@@ -122,7 +122,9 @@ def test_dearer_certificates_are_asked_only_about_what_is_open_and_a_few_broken_
     asked = {}
     for cls in (IntervalBounds, CROWN):
         real = cls.__call__
-        monkeypatch.setattr(cls, "__call__", lambda self, m, x, *a, real=real, name=cls.__name__: asked.setdefault(name, []).append(len(x)) or real(self, m, x, *a))
+        monkeypatch.setattr(
+            cls, "__call__", lambda self, m, x, *a, real=real, name=cls.__name__: asked.setdefault(name, []).append(len(x)) or real(self, m, x, *a)
+        )
     monkeypatch.setattr(verb, "CHECKED", 2)
     found = prove()
     certified = {c.method: c.holds for c in found.certificates}

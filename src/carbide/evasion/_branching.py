@@ -254,7 +254,9 @@ def _cut(task: Task, root: LinearBounds, parts: list[Part], unsafe: Unsafe) -> _
             stuck |= not closed
             continue
         at = int(scores[node][i].argmax())
-        start = Tight(tight.low[i : i + 1], *({n: v[i : i + 1] for n, v in c.items()} for c in (tight.slopes, tight.weights)), tight.shares[i : i + 1])
+        start = Tight(
+            tight.low[i : i + 1], *({n: v[i : i + 1] for n, v in c.items()} for c in (tight.slopes, tight.weights)), tight.shares[i : i + 1]
+        )
         for sign in (1.0, -1.0):
             own = {n: s[i : i + 1] for n, s in signs.items()}
             own[node] = own[node].clone()

@@ -204,7 +204,9 @@ class _Proof:
             self.unsafe = Unsafe(self.unsafe.matrix, self.unsafe.need + room)
         low = bounds.lower(self.net.output, self.unsafe.matrix.flatten(0, 1)[None]).reshape(self.unsafe.need.shape)
         if bool((low > self.search.least[self.search.open_]).any()):
-            raise UnsoundError("a bound excludes outputs that an input of the box was seen to give; one of the two is wrong: keep the net and report it")
+            raise UnsoundError(
+                "a bound excludes outputs that an input of the box was seen to give; one of the two is wrong: keep the net and report it"
+            )
         self._keep((low <= self.unsafe.need).all(1))
         return bounds
 

@@ -92,8 +92,8 @@ def tightened(bounds: LinearBounds, a: Tensor, *, steps: int, goal: Tensor | flo
                 weight.clamp_(min=0.0)
             if shares is not None:
                 shares.clamp_(min=LEAST_SHARE)
-    parts = ({node: v.detach() for node, v in part.items()} for part in (slopes, weights))
-    return Tight(best, *parts, None if shares is None else shares.detach())
+    ended = [{node: v.detach() for node, v in part.items()} for part in (slopes, weights)]
+    return Tight(best, ended[0], ended[1], None if shares is None else shares.detach())
 
 
 def _first_shares(bounds: LinearBounds, a: Tensor, needs: Tensor, start: Tight | None) -> Tensor:
@@ -101,7 +101,9 @@ def _first_shares(bounds: LinearBounds, a: Tensor, needs: Tensor, start: Tight |
     if start is not None and start.shares is not None:
         return start.shares.clone().requires_grad_(a.shape[1] > 1)
     with torch.no_grad():
-        best = (bounds.lower(bounds.net.output, a) - needs).argmax(1, keepdim=True) if a.shape[1] > 1 else needs.new_zeros(len(a), 1, dtype=torch.long)
+        best = (
+            (bounds.lower(bounds.net.output, a) - needs).argmax(1, keepdim=True) if a.shape[1] > 1 else needs.new_zeros(len(a), 1, dtype=torch.long)
+        )
     return torch.full_like(needs, 0.1).scatter(1, best, 1.0).requires_grad_(a.shape[1] > 1)
 
 
