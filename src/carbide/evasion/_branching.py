@@ -2,115 +2,24 @@
 
 Cutting on the sign of a neuron makes it linear on both sides; cutting an input's range makes every line closer. A part
 whose bound says that nothing unsafe can happen in it is closed; the inputs at which the bounds are least are shown to the
-judge. A part whose neurons are all settled is a linear program: its multipliers make the bound exact up to rounding.
+judge. A part whose neurons are all settled is a linear program.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
 from carbide.evasion._intervals import Box
-from carbide.evasion._linear_bounds import LinearBounds, Net, OutOfTime, Region
-from carbide.evasion._tightening import Choice, Tight, needed, pushes, rivals, taken_together, tightened
-from carbide.evasion.judge import judge
-from carbide.types import Array, LpBall, UnsoundError
-
-TOGETHER = 32  # parts that are bounded at once
-
-
-class Fate(NamedTuple):
-    """What became of a row: certified, broken by a witness ``(*shape)``, or neither within the parts it was given; ``stuck``: more would not help."""
-
-    certified: bool
-    witness: Array | None
-    nodes: int
-    stuck: bool = False
-
-
-class Unsafe(NamedTuple):
-    """What must not happen: in one of the alternatives a, ``matrix[a] @ outputs <= need[a]`` in every row; ``(a, m, k)`` and ``(a, m)``."""
-
-    matrix: Tensor
-    need: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Task:
-    """A region (of one row) in which it is not known whether outputs can be unsafe; at most ``nodes`` parts are bounded to decide it.
-
-    ``steps`` are the gradient steps a part, ``together`` how many parts are bounded at once.
-    """
-
-    net: Net
-    nodes: int
-    steps: int
-    together: int = TOGETHER
-
-    @property
-    def region(self) -> Region:
-        """The inputs."""
-        raise NotImplementedError
-
-    @property
-    def unsafe(self) -> Unsafe:
-        """What their outputs must not be."""
-        raise NotImplementedError
-
-    def broken_by(self, region: Region, a: Tensor) -> Array | None:
-        """The first unsafe input among those at which ``a . x`` ``(m, *shape)`` is least in each region, as the judge sees it."""
-        return self.first_broken(region.lowest_at(a).cpu().numpy())
-
-    def first_broken(self, points: Array) -> Array | None:
-        """The first of these inputs ``(m, *shape)`` that is allowed and unsafe."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LabelTask(Task):
-    """One row (as a batch of one) of a model, whose label within the threat is open."""
-
-    model: Any
-    x: Array
-    y: Array
-    threat: LpBall
-
-    @property
-    def region(self) -> Region:
-        """The row's inputs."""
-        return Region.of(self.model, self.x, self.threat.p, self.threat.eps)
-
-    @property
-    def label(self) -> Tensor:
-        """The row's label ``(1,)``."""
-        return torch.as_tensor(np.asarray(self.y, np.int64), device=self.model.device)
-
-    @property
-    def unsafe(self) -> Unsafe:
-        """The other classes, each an alternative of one inequality."""
-        gaps = rivals(self.label, self.net.classes)[0][:, None]
-        return Unsafe(gaps, needed(self.model, self.label).expand(gaps.shape[:2]))
-
-    def broken_by(self, region: Region, a: Tensor) -> Array | None:
-        """As in ``Task``; for L2 the steepest way within the ball."""
-        points = region.lowest_at(a)
-        if region.p == 2:
-            size = a.flatten(1).norm(dim=1).clamp_min(1e-300).reshape(-1, *[1] * (a.ndim - 1))
-            points = (region.clean - self.threat.eps * a / size).clamp(*region.box)
-        return self.first_broken(points.cpu().numpy())
-
-    def first_broken(self, points: Array) -> Array | None:
-        """The first of these inputs ``(m, *shape)`` that the threat allows and the model gets wrong."""
-        x, y = (np.repeat(v, len(points), axis=0) for v in (self.x, self.y))
-        outcome = judge(self.model, x, y, points, self.threat, self.model.space)
-        hit = np.flatnonzero(outcome.success)
-        return outcome.witness[hit[0]] if len(hit) and outcome.witness is not None else None
-
+from carbide.evasion._leaves import settled
+from carbide.evasion._linear_bounds import LinearBounds, OutOfTime, Region
+from carbide.evasion._task import Fate, Task, Unsafe
+from carbide.evasion._tightening import Choice, Tight, pushes, taken_together, tightened
+from carbide.types import Array, UnsoundError
 
 # Cuts of the input -----------------------------------------------------------------------------------------------------
 
@@ -248,15 +157,14 @@ def _cut(task: Task, root: LinearBounds, parts: list[Part], unsafe: Unsafe) -> _
         node = max(signs, key=lambda n, i=i: float(scores[n][i].max())) if signs else None
         if node is None or not float(scores[node][i].max()) > 0:
             one = Unsafe(a[i], needs[i])
-            closed, witness = _settled(task, bounds.take(torch.tensor([i])), one, {n: s[i : i + 1] for n, s in signs.items()})
+            closed, witness = settled(task, bounds.take(torch.tensor([i])), one, {n: s[i : i + 1] for n, s in signs.items()})
             if witness is not None:
                 return _Found([], witness)
             stuck |= not closed
             continue
         at = int(scores[node][i].argmax())
-        start = Tight(
-            tight.low[i : i + 1], *({n: v[i : i + 1] for n, v in c.items()} for c in (tight.slopes, tight.weights)), tight.shares[i : i + 1]
-        )
+        slopes, weights = ({n: v[i : i + 1] for n, v in chosen.items()} for chosen in (tight.slopes, tight.weights))
+        start = Tight(tight.low[i : i + 1], slopes, weights, tight.shares[i : i + 1])
         for sign in (1.0, -1.0):
             own = {n: s[i : i + 1] for n, s in signs.items()}
             own[node] = own[node].clone()
@@ -297,61 +205,3 @@ def _cost(bounds: LinearBounds, node: fx.Node, a: Tensor | None, slope: Tensor) 
     below = torch.maximum((slope - bounds.lines[node].least) * -box.lower, (1 - slope) * box.upper)
     cost = a.clamp_max(0).abs() * bounds.lines[node].high.shift + 0.5 * a.clamp_min(0) * below
     return torch.where(unsure, cost + 1e-9, torch.zeros_like(cost)).flatten(1)
-
-
-def _settled(task: Task, bounds: LinearBounds, unsafe: Unsafe, signs: Choice) -> tuple[bool, Array | None]:
-    """A part of one alternative without open neurons, as a linear program: closed by its multipliers, or broken by its least point."""
-    a, needs = unsafe.matrix[None], unsafe.need[None]
-    if not math.isinf(bounds.region.p):
-        return bool(tightened(bounds, a, steps=50, signs=signs, needs=needs).low > 0), None
-    with torch.no_grad():
-        seen: dict[fx.Node, Tensor] = {}
-        low = bounds.lower(bounds.net.output, a, seen=seen)
-        known = [_half_spaces(bounds, node, sign) for node, sign in signs.items() if bool(sign.any())]
-        goals = seen.get(bounds.net.entry)
-        if goals is None or (not known and a.shape[1] == 1):
-            return False, None  # it is linear as it is, and its least point was tried
-        found = _program(bounds, goals.flatten(2)[0], (low - bounds.region.lowest(goals) - needs)[0], known)
-    if found.status != 0:  # no input is left, which its multipliers show
-        return bool(tightened(bounds, a, steps=50, signs=signs, needs=needs).low > 0), None
-    count = a.shape[1]
-    duals = torch.as_tensor(-found.ineqlin.marginals, dtype=a.dtype, device=a.device).clamp_min(0)
-    weights = {node: torch.zeros_like(sign)[:, None] for node, sign in signs.items()}
-    for half, part in zip(known, duals[count:].split([len(half.at) for half in known]), strict=True):
-        weights[half.node].view(-1)[half.at] = part
-    with torch.no_grad():
-        rows = torch.einsum("m,nmk->nk", duals[:count], a)[:, None]
-        low = bounds.lower(bounds.net.output, rows, pushes=pushes(weights, signs)) - needs[0] @ duals[:count]
-    return (True, None) if bool(low > 0) else (False, task.first_broken(found.x[:-1].reshape(1, *bounds.region.clean.shape[1:])))
-
-
-class _HalfSpaces(NamedTuple):
-    """``normals @ x + shifts >= 0``: what the signs of these neurons say of the input."""
-
-    node: fx.Node
-    at: Tensor
-    normals: Tensor
-    shifts: Tensor
-
-
-def _half_spaces(bounds: LinearBounds, node: fx.Node, sign: Tensor) -> _HalfSpaces:
-    at = torch.nonzero(sign.flatten()).squeeze(1)
-    unit = sign.new_zeros(1, len(at), sign.numel())
-    unit[0, torch.arange(len(at)), at] = sign.flatten()[at]
-    seen: dict[fx.Node, Tensor] = {}
-    low = bounds.lower(bounds.net.steps[node].parents[0], unit.reshape(1, len(at), *sign.shape[1:]), seen=seen)
-    normals = seen[next(iter(bounds.net.steps))]
-    return _HalfSpaces(node, at, normals.flatten(2)[0], (low - bounds.region.lowest(normals))[0])
-
-
-def _program(bounds: LinearBounds, goals: Tensor, shifts: Tensor, known: list[_HalfSpaces]) -> Any:
-    """The input of the part at which the largest of ``goals @ x + shifts`` ``(m,)`` is least, and that value as the last variable."""
-    from scipy.optimize import linprog
-
-    one = -torch.ones_like(shifts)[:, None]
-    upper = [torch.cat([goals, one], 1), *(torch.cat([-h.normals, torch.zeros_like(h.shifts)[:, None]], 1) for h in known)]
-    limits = torch.cat([-shifts, *(h.shifts for h in known)])
-    box = [*torch.stack([v.flatten() for v in bounds.region.box], 1).cpu().tolist(), (None, None)]
-    cost = np.zeros(goals.shape[1] + 1)
-    cost[-1] = 1.0
-    return linprog(cost, A_ub=torch.cat(upper).cpu().numpy(), b_ub=limits.cpu().numpy(), bounds=box, method="highs")

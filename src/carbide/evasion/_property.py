@@ -30,9 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carbide.evasion._branching import Fate, Task, Unsafe, by_inputs, by_signs
+from carbide.evasion._branching import by_inputs, by_signs
 from carbide.evasion._intervals import Box, growth
 from carbide.evasion._linear_bounds import CELLS, OWN, LinearBounds, Net, OutOfTime, Region
+from carbide.evasion._task import Fate, Task, Unsafe
 from carbide.evasion._tightening import ROOM, tightened
 from carbide.evasion._violation import Search
 from carbide.space.vnnlib import Property

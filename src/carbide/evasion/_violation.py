@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carbide.evasion._branching import Unsafe
 from carbide.evasion._intervals import Box
 from carbide.evasion._linear_bounds import CELLS
+from carbide.evasion._task import Unsafe
 from carbide.space.vnnlib import Property
 from carbide.types import Array, Rng
 

@@ -24,8 +24,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from carbide.evasion._branching import Fate, LabelTask, by_inputs, by_signs
+from carbide.evasion._branching import by_inputs, by_signs
 from carbide.evasion._linear_bounds import Net, Region
+from carbide.evasion._task import Fate, LabelTask
 from carbide.evasion._tightening import right
 from carbide.evasion.audit.pgd import PGD
 from carbide.evasion.judge import judge
