@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from carbide import registry
 from carbide._audit import Ask, choose
-from carbide.evasion._sandwich import sandwich
+from carbide.evasion._sandwich import broken_rows, sandwich, with_witnesses
+from carbide.registry import Method
 from carbide.run import halving, remember
-from carbide.types import Bracket, Case, Certificate, InputError, Section, Skip, UnsoundError, digest, rng_for
+from carbide.types import Bracket, Case, Certificate, InputError, LpBall, Section, Skip, UnsoundError, digest, rng_for
 
+CHECKED = 32  # broken rows that a certificate is asked about though they are broken
 ROWS = 1000  # rows of the test set that are certified when the audit did not choose them
 
 
@@ -27,29 +30,62 @@ def prove_case(case: Case, asks: Sequence[Ask], sections: Sequence[Section]) -> 
 
 def _prove_one(case: Case, ask: Ask, section: Section) -> Section:
     methods, skipped = choose(case, ask, "prove", ask.certify)
-    found: list[Certificate] = []
-    for name, method in methods.items():
-        x, y = _rows(case, section)
-        rng = rng_for(case.seed, ask.threat.room, "prove", name)
-        recipe_form = registry.method(ask.threat.room, "prove", name).form == "recipe"
-        subject = case.recipe if recipe_form else case.model
-        key = (subject, case.data.train if recipe_form else None, x, y, ask.threat, method, case.seed)
-
-        def prove(method=method, subject=subject, x=x, y=y, rng=rng, recipe_form=recipe_form) -> Certificate:
-            return method(subject, case.data.train, x, y, ask.threat, rng) if recipe_form else method(subject, x, y, ask.threat, rng)
-
+    found: dict[str, Certificate] = {}
+    for name in sorted(methods, key=lambda name: (len(methods[name].after), name)):  # what others build upon goes first
+        before = [found[other] for other in methods[name].after if other in found]
         try:
-            certificate = remember(f"prove {name}", key, lambda prove=prove: halving(prove))
+            found[name], section = _certified(case, ask, section, name, methods[name], before)
         except InputError as error:
             skipped.append(Skip(method=name, threat=ask.words(), reason=str(error)))
-            continue
-        found.append(certificate)
-    proven = replace(section, certificates=(*section.certificates, *found), skipped=(*section.skipped, *skipped))
+    ordered = [found[name] for name in methods if name in found]
+    proven = replace(section, certificates=(*section.certificates, *ordered), skipped=(*section.skipped, *skipped))
     if section.room == "evasion":
         return sandwich(proven)
-    for certificate in found:
+    for certificate in ordered:
         _must_agree(certificate, proven)
     return proven
+
+
+def _certified(case: Case, ask: Ask, section: Section, name: str, method: Method, before: Sequence[Certificate]) -> tuple[Certificate, Section]:
+    """The certificate of one method, and the section with the witnesses that its search found.
+
+    Rows that an attack broke or that one of ``before`` holds are known, and it is not asked about them. A few of the broken rows
+    are asked about all the same: a certificate that holds for one of them is wrong and stops the run.
+    """
+    x, y = _rows(case, section)
+    rng = rng_for(case.seed, ask.threat.room, "prove", name)
+    recipe_form = registry.method(ask.threat.room, "prove", name).form == "recipe"
+    subject = case.recipe if recipe_form else case.model
+    rows = np.arange(len(x))
+    if before:
+        holds, broken = np.any([c.holds for c in before], axis=0), broken_rows(section, len(x))
+        checked = rng_for(case.seed, "checked", name).permutation(np.flatnonzero(broken & ~holds))[:CHECKED]
+        rows = np.sort(np.concatenate([np.flatnonzero(~holds & ~broken), checked]))
+    key = (subject, case.data.train if recipe_form else None, x[rows], y[rows], ask.threat, method, case.seed)
+
+    def prove() -> Any:
+        if recipe_form:
+            return method(subject, case.data.train, x, y, ask.threat, rng)
+        if hasattr(method, "searched"):
+            certificate, found = method.searched(subject, x[rows], y[rows], ask.threat, rng)  # type: ignore[attr-defined]
+            return {"certificate": certificate, "broken": found.broken, "witness": found.witness}
+        return method(subject, x[rows], y[rows], ask.threat, rng)
+
+    found = remember(f"prove {name}", key, lambda: halving(prove))
+    certificate = found["certificate"] if isinstance(found, dict) else found
+    aimed = isinstance(ask.threat, LpBall) and ask.threat.target is not None  # a search's witnesses may show any other class
+    if isinstance(found, dict) and "broken" in section.evidence and not aimed:
+        section = with_witnesses(section, case.model, rows, found["broken"], found["witness"], ask.threat)
+    return _with_known(certificate, rows, before) if before else certificate, section
+
+
+def _with_known(certificate: Certificate, rows: np.ndarray, before: Sequence[Certificate]) -> Certificate:
+    """A certificate of some rows with what those before it hold of all rows."""
+    holds, bound = np.any([c.holds for c in before], axis=0), np.max([np.nan_to_num(c.bound, nan=0.0) for c in before], axis=0)
+    holds[rows] |= certificate.holds
+    bound[rows] = np.maximum(bound[rows], certificate.bound)
+    assumptions = tuple(dict.fromkeys(words for c in (certificate, *before) for words in c.assumptions))
+    return replace(certificate, holds=holds, bound=bound, assumptions=assumptions, metric=before[0].metric)
 
 
 def _rows(case: Case, section: Section) -> tuple[np.ndarray, np.ndarray]:

@@ -53,6 +53,13 @@ def prove(model: Any, data: Any, *, threats: Sequence[Any], recipe: Any = None, 
     return _do(("audit", "prove"), model, data, threats, recipe, settings)
 
 
+def prove_property(net: str | Path, unsafe: Any, *, timeout: float = 60.0, seed: int = 0) -> Any:
+    """Whether the net of an ONNX file can do what a VNN-LIB property forbids, as a ``PropertyReport``; see ``carbide._pairs``."""
+    from carbide._pairs import prove_property as prove_one
+
+    return prove_one(net, unsafe, timeout=timeout, seed=seed)
+
+
 def load_model(source: Any, *, space: Space, classes: int, **options: Any) -> Model:
     """A model from a file, a plan's mapping or a live object; no code runs from a file. See ``carbide.models``."""
     from carbide.models import load_model as load

@@ -84,10 +84,78 @@ def harden(
 
 @app.command()
 def prove(
-    plan: Annotated[Path, typer.Argument(help="The plan (.yaml).")], out: Out = None, workers: Workers = None, quiet: Quiet = False, trust: Trust = False,
+    target: Annotated[Path, typer.Argument(help="A plan (.yaml), a net (.onnx, .onnx.gz) together with a property, or a list of pairs (.csv).")],
+    unsafe: Annotated[Path | None, typer.Argument(metavar="[PROPERTY]", help="What must not happen (.vnnlib, .vnnlib.gz), for a net.")] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds for a pair (60), or the most for each line of a list.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Verdicts of pairs as JSON.")] = False,
+    out: Out = None, workers: Workers = None, quiet: Quiet = False, trust: Trust = False,
 ) -> None:  # fmt: skip
-    """Audit, and give certificates: what no attacker of the stated kind can do."""
-    _finish(_run(plan, out, ("audit", "prove"), workers, quiet, trust), plan)
+    """Audit, and give certificates: what no attacker of the stated kind can do. Or decide whether a net has a property.
+
+    With a net and a property (ONNX and VNN-LIB files, as verification competitions give them) the verdict is [bold]unsat[/bold]: proven, no input of
+    the property's box does what it forbids; [bold]sat[/bold]: here is one that does; [bold]timeout[/bold] or [bold]unknown[/bold]: open. A list has
+    lines [bold]net.onnx,property.vnnlib,seconds[/bold].
+
+    Exit codes: 0 every property is proven (or the plan's gate holds), 1 a counterexample was found, a property is open or the gate fails,
+    2 the input is wrong, 3 Carbide failed.
+    """
+    name = target.name.lower()
+    if name.endswith((".yaml", ".yml")):
+        if unsafe is not None or timeout is not None or as_json:
+            _fail_input(f"{target} is a plan, which takes no property, --timeout or --json; name a net (.onnx) with them")
+        _finish(_run(target, out, ("audit", "prove"), workers, quiet, trust), target)
+        return
+    _prove_pairs(target, unsafe, timeout, as_json, out, quiet)
+
+
+def _prove_pairs(target: Path, unsafe: Path | None, timeout: float | None, as_json: bool, out: Path | None, quiet: bool) -> None:
+    from carbide._pairs import TIMEOUT, Pair, exit_code, folder_of, prove_pairs, read_pairs, result_file, summary
+
+    if timeout is not None and not 0 < timeout < float("inf"):
+        _fail_input(f"timeout is {timeout}; give a number of seconds > 0")
+    if target.suffix.lower() == ".csv":
+        if unsafe is not None:
+            _fail_input(f"{target} is a list of pairs, so {unsafe} is one too many; put it into the list")
+        pairs = read_pairs(target, most=timeout)
+    elif unsafe is None:
+        _fail_input(f"{target} is no plan (.yaml) and no list (.csv), and no property is named; give a net and a property (.vnnlib)")
+    else:
+        pairs = [Pair(net=target, unsafe=unsafe, timeout=timeout or TIMEOUT)]
+    single = target.suffix.lower() != ".csv"
+    folder = out or folder_of(pairs, f"prove-{target.name.split('.')[0]}")
+    found = []
+    for report in prove_pairs(pairs, out=folder, quiet=True if quiet else None):
+        if single and report.verdict == "error":
+            _fail_input(report.note)
+        found.append(report)
+        if not as_json:
+            say(str(report))
+    if as_json:
+        import json
+
+        say(json.dumps([{**report.to_dict(), "seconds": round(report.seconds, 3)} for report in found], indent=1))
+    else:
+        for words in found[0].assumptions if single else ():
+            say(f"Assumed: {words}")
+        if single:
+            say(f"Result file: {result_file(folder, 1, pairs[0])}")
+        else:
+            _table(found)
+            say(summary(found))
+            say(f"Result files: {folder / 'results'}, all verdicts: {folder / 'verdicts.json'}")
+    if exit_code(found):
+        raise typer.Exit(exit_code(found))
+
+
+def _table(found: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("net", "property", "verdict", "how", "parts", "seconds")
+    for report in found:
+        how = report.note if report.verdict == "error" else report.how
+        table.add_row(Path(report.net).name, Path(report.unsafe).name, report.verdict, how, f"{report.parts:,}", f"{report.seconds:.1f}")
+    Console().print(table)
 
 
 @app.command()

@@ -42,13 +42,15 @@ class Method:
     """Base of every method: a subclass is a final, frozen, keyword-only dataclass with ``__call__``.
 
     ``threats`` are the nouns it speaks, ``needs`` the access it needs from the model, ``trains`` whether it needs the
-    recipe (or the training data), ``default`` whether it runs unless the plan names other methods.
+    recipe (or the training data), ``default`` whether it runs unless the plan names other methods. ``after`` names cheaper
+    certificates of single rows that it contains: the verb prove does not ask it about rows that they or attacks have decided.
     """
 
     threats: ClassVar[tuple[type[Threat], ...]] = ()
     needs: ClassVar[Access] = Access.LABELS
     trains: ClassVar[bool] = False
     default: ClassVar[bool] = True
+    after: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError

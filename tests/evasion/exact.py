@@ -12,11 +12,14 @@ def layers(net: nn.Sequential) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(m.weight.detach().double().numpy(), m.bias.detach().double().numpy()) for m in net if isinstance(m, nn.Linear)]
 
 
-def least(net: nn.Sequential, c: np.ndarray, lower: np.ndarray, upper: np.ndarray, *, boxes=None) -> float:
-    """The least ``c @ net(x)`` over a box; with ``boxes`` (those of each hidden layer) of the triangle relaxation instead."""
+def least(net: nn.Sequential, c: np.ndarray, lower: np.ndarray, upper: np.ndarray, *, boxes=None, shift=None) -> float:
+    """The least ``c @ net(x)`` over a box; with ``boxes`` (those of each hidden layer) of the triangle relaxation instead.
+
+    With ``c`` ``(m, k)`` and ``shift`` ``(m,)`` the least over the box of the largest of ``c @ net(x) - shift``.
+    """
     parts, relaxed = layers(net), boxes is not None
     hidden = [len(b) for _, b in parts[:-1]]
-    d, total = len(lower), len(lower) + 3 * sum(hidden)
+    d, total = len(lower), len(lower) + 3 * sum(hidden) + (shift is not None)
     low, high, whole = np.full(total, -np.inf), np.full(total, np.inf), np.zeros(total)
     low[:d], high[:d] = lower, upper
     rows, down, up = [], [], []
@@ -53,10 +56,15 @@ def least(net: nn.Sequential, c: np.ndarray, lower: np.ndarray, upper: np.ndarra
         previous, box = a, (np.maximum(zl, 0), np.maximum(zu, 0))
     w, b = parts[-1]
     cost = np.zeros(total)
-    cost[previous] = c @ w
+    if shift is not None:
+        cost[-1] = 1.0
+        for row, limit in zip(c, shift, strict=True):
+            add([(total - 1, -1.0), *((previous.start + j, value) for j, value in enumerate(row @ w))], -np.inf, limit - row @ b)
+    else:
+        cost[previous] = c @ w
     found = milp(cost, constraints=LinearConstraint(np.array(rows), down, up), bounds=Bounds(low, high), integrality=whole)
     assert found.status == 0, found.message
-    return float(found.fun + c @ b)
+    return float(found.fun + (c @ b if shift is None else 0.0))
 
 
 def robust(model, x: np.ndarray, y: np.ndarray, eps: float) -> np.ndarray:

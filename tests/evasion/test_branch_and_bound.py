@@ -10,6 +10,7 @@ from torch import nn
 import carbide.evasion._branching as branching
 from carbide.evasion._intervals import Box
 from carbide.evasion._linear_bounds import LinearBounds, Net, Region
+from carbide.evasion._task import LabelTask
 from carbide.evasion._tightening import rivals, tightened
 from carbide.evasion.prove.branch_and_bound import BranchAndBound
 from carbide.evasion.prove.crown import CROWN
@@ -26,7 +27,7 @@ def rows_of(model, n, seed=1):
 
 def task_of(model, x, y, eps, *, nodes, steps=10, p=math.inf):
     net = Net(model.module, Region.of(model, x, p, eps), torch.finfo(model.dtype).eps)
-    return branching.Task(model=model, net=net, x=x, y=y, threat=LpBall(p=p, eps=eps), nodes=nodes, steps=steps)
+    return LabelTask(model=model, net=net, x=x, y=y, threat=LpBall(p=p, eps=eps), nodes=nodes, steps=steps)
 
 
 @pytest.mark.parametrize(("seed", "inputs", "width", "eps"), [(10, 2, 6, 0.04), (5, 3, 10, 0.1), (7, 8, 10, 0.05)])
@@ -49,9 +50,9 @@ def test_without_any_gradient_step_the_leaves_are_settled_by_their_programs(monk
     model = tiny(5, inputs=3, width=8)
     x, y = rows_of(model, 14)
     truth, settled = robust(model, x, y, 0.12), []
-    real = branching._settled
-    monkeypatch.setattr(branching, "_settled", lambda *args: settled.append(real(*args)) or settled[-1])
-    monkeypatch.setattr(branching.Task, "broken_by", lambda self, region, a: None)  # no luck: only programs may break rows
+    real = branching.settled
+    monkeypatch.setattr(branching, "settled", lambda *args: settled.append(real(*args)) or settled[-1])
+    monkeypatch.setattr(LabelTask, "broken_by", lambda self, region, a: None)  # no luck: only programs may break rows
     fates = [branching.by_signs(task_of(model, x[i : i + 1], y[i : i + 1], 0.12, nodes=5000, steps=0)) for i in range(len(x))]
     np.testing.assert_array_equal([f.certified for f in fates], truth > 0)
     np.testing.assert_array_equal([f.witness is not None for f in fates], truth < 0)

@@ -3,10 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import carbide._prove as verb
 from carbide._audit import Ask, audit_case
 from carbide._prove import brackets_of, prove_case
 from carbide.data.live import dataset_of
 from carbide.evasion._sandwich import fates, sandwich
+from carbide.evasion.prove.crown import CROWN
+from carbide.evasion.prove.interval_bounds import IntervalBounds
 from carbide.report.figures import draw
 from carbide.types import Case, Certificate, Finding, LpBall, Section, Splits, UnsoundError, decide
 from tests.evasion.exact import robust
@@ -96,3 +99,69 @@ def test_a_real_audit_and_three_real_certificates_agree_with_the_truth():
     assert (rows.broken <= (truth < 0)).all()
     assert [c.method for c in found.certificates] == ["branch_and_bound", "crown", "interval_bounds", "all certificates"]
     assert found.certificates[2].value < found.certificates[1].value <= found.certificates[0].value == found.certificates[3].value
+
+
+def audited(certify, *, eps=0.04, attack="pgd", seed=10):
+    """A tiny net, its rows, what one attack leaves, and what these certificates say, in order."""
+    model = tiny(seed, inputs=2, width=6)
+    x = np.random.default_rng(1).uniform(size=(60, 2))
+    y = decide(model.predict(x))
+    y[:3] = (y[:3] + 1) % 3  # rows that are wrong as they are
+    data = dataset_of(x, y, space=model.space, classes=3)
+    ask = Ask(threat=LpBall(eps=eps), methods={attack: {"steps": 1} if attack == "pgd" else {}}, certify=certify)
+    case = Case(model=model, data=Splits(train=data, validation=data, test=data))
+    sections = audit_case(case, [ask])
+    return sections[0], lambda: prove_case(case, [ask], sections)[0], robust(model, x, y, eps)
+
+
+THREE = {"interval_bounds": {"halvings": 0}, "crown": {"halvings": 0}, "branch_and_bound": {}}
+
+
+def test_dearer_certificates_are_asked_only_about_what_is_open_and_a_few_broken_rows(monkeypatch):
+    before, prove, truth = audited(THREE)
+    asked = {}
+    for cls in (IntervalBounds, CROWN):
+        real = cls.__call__
+        monkeypatch.setattr(
+            cls, "__call__", lambda self, m, x, *a, real=real, name=cls.__name__: asked.setdefault(name, []).append(len(x)) or real(self, m, x, *a)
+        )
+    monkeypatch.setattr(verb, "CHECKED", 2)
+    found = prove()
+    certified = {c.method: c.holds for c in found.certificates}
+    broken = before.evidence["broken"]
+    assert asked["IntervalBounds"][0] == 60
+    assert asked["CROWN"][0] == (~certified["interval_bounds"] & ~broken).sum() + 2
+    np.testing.assert_array_equal(certified["branch_and_bound"], truth > 0)
+    assert (certified["interval_bounds"] <= certified["crown"]).all()
+    assert (certified["crown"] <= certified["branch_and_bound"]).all()
+    alone = audited({"branch_and_bound": {}})[1]().certificates[0]
+    np.testing.assert_array_equal(alone.holds, certified["branch_and_bound"])
+
+
+def test_what_the_search_breaks_is_broken_and_the_headline_stays_the_attacks():
+    before, prove, truth = audited(THREE)
+    found = prove()
+    rows, missed = fates(found), (truth < 0) & ~before.evidence["broken"]
+    assert missed.sum() >= 1, "the attack is too good for this test"
+    np.testing.assert_array_equal(rows.broken, truth < 0)
+    np.testing.assert_array_equal(rows.certified, truth > 0)
+    assert found.headline() == before.headline()
+    told = next(f for f in found.findings if f.metric == "open rows")
+    assert f"{missed.sum()} of them by the search of a certificate" in told.note
+    z, x = found.evidence["proof.witness"][missed], found.evidence["x"][missed]
+    assert (np.abs(z - x).max(1) <= 0.04 + 1e-9).all()
+    np.testing.assert_array_equal(found.evidence["broken"], before.evidence["broken"])
+
+
+def test_a_dear_certificate_that_holds_for_broken_rows_stops_the_run_though_they_are_known(monkeypatch):
+    _, prove, _ = audited({name: THREE[name] for name in ("interval_bounds", "crown")})
+    monkeypatch.setattr(CROWN, "certified", lambda self, model, x, y, p, eps: np.ones(len(x), bool))
+    with pytest.raises(UnsoundError, match="certificate crown holds for"):
+        prove()
+
+
+def test_when_nothing_is_open_dear_certificates_still_answer(monkeypatch):
+    monkeypatch.setattr(verb, "CHECKED", 0)
+    found = audited(THREE, eps=1e-6)[1]()
+    assert fates(found).open.sum() == 0
+    assert [c.method for c in found.certificates] == ["branch_and_bound", "crown", "interval_bounds", "all certificates"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -27,10 +28,14 @@ from carbide.evasion._intervals import MOVING, MOVING_CALLS, MOVING_METHODS, Box
 from carbide.evasion._lines import SIGMOID, TANH, Bend, Lines, Windows, bend, hinge
 from carbide.types import InputError
 
-CELLS = 1 << 23  # coefficients that are held at once (64 MiB)
+CELLS = 1 << 20  # coefficients that are held at once (8 MiB, so that they stay near the processor and memory is reused)
 SLACK = 1e-9  # the judge lets changes be this much longer than eps
 VIEWS = MOVING_CALLS | MOVING_METHODS | {F.dropout}
 OWN = 2.0**-52  # the rounding unit in which bounds are computed
+
+
+class OutOfTime(Exception):
+    """The time that a net's bounds were given is over."""
 
 
 class Region(NamedTuple):
@@ -83,10 +88,13 @@ class Step(NamedTuple):
 
 
 class Net:
-    """A module as a list of steps, read on one row; ``rounding`` is the unit of its stored precision."""
+    """A module as a list of steps, read on one row; ``rounding`` is the unit of its stored precision.
 
-    def __init__(self, module: nn.Module, region: Region, rounding: float) -> None:
-        self.rounding, graph = rounding, traced(module)
+    Walks that begin or go on after ``deadline`` (of ``time.monotonic``) raise ``OutOfTime``.
+    """
+
+    def __init__(self, module: nn.Module, region: Region, rounding: float, *, deadline: float = math.inf) -> None:
+        self.rounding, self.deadline, graph = rounding, deadline, traced(module)
         self.run = Pass(graph, rounding)
         self.steps: dict[fx.Node, Step] = {}
         _check_shared(graph)
@@ -102,6 +110,16 @@ class Net:
                     self.output: fx.Node = node.args[0]
         self.constants = {node: value for node, value in seen.items() if not isinstance(value, Box) and node.op == "get_attr"}
         self.classes = self.steps[self.output].shape[0]
+
+    @property
+    def entry(self) -> fx.Node:
+        """The node of the input."""
+        return next(iter(self.steps))
+
+    @property
+    def widest(self) -> int:
+        """The most numbers that a step gives a row."""
+        return max(math.prod(step.shape) for step in self.steps.values())
 
     def _value(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         own = {n: _cloned(values[n]) for n in node.all_input_nodes}  # layers that work in place get copies
@@ -251,8 +269,7 @@ class LinearBounds:
         open_ = (lower < 0) & (upper > 0) if hinged else upper > lower
         most = int(open_.sum(1).max())
         order = open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        widest = max(math.prod(s.shape) for s in self.net.steps.values())
-        each = max(1, CELLS // (2 * len(lower) * widest))
+        each = max(1, CELLS // (2 * len(lower) * self.net.widest))
         for entries in order.split(each, dim=1):
             unit = lower.new_zeros(*entries.shape, lower.shape[1]).scatter_(2, entries[:, :, None], 1.0)
             found = self.lower(step.node, torch.cat([unit, -unit], 1).reshape(len(lower), -1, *step.shape))
@@ -268,27 +285,52 @@ class LinearBounds:
 
         ``slopes`` are slopes ``(n, k or 1, *shape)`` in [least, 1] of the lines below hinges, ``pushes`` are taken off the
         coefficients of a hinge's input (multipliers of what is known of its sign), ``seen`` receives each node's coefficients.
+
+        Raises:
+            OutOfTime: when the net's deadline passes.
         """
         waiting, total = {start: a}, a.new_zeros(a.shape[:2])
         for node in reversed(self.net.steps):
             a = waiting.pop(node, None)  # type: ignore[assignment]
             if a is None:
                 continue
+            if time.monotonic() > self.net.deadline:
+                raise OutOfTime
             if seen is not None:
                 seen[node] = a
             step, flat = self.net.steps[node], a.flatten(2)
+            if step.hinge is not None:
+                gained, part = self._hinged(step, flat, slopes or {})
+                part = part.reshape(a.shape) - (pushes or {}).get(node, 0.0)
+                total, parent = total + gained, step.parents[0]
+                waiting[parent] = waiting[parent] + part if parent in waiting else part
+                continue
             total = total - dot(flat.abs(), self.rooms[node].flatten(1))
             if not step.parents:
                 total = total + self.region.lowest(a)
                 continue
-            gained, parts = self._back(step, a, flat, slopes or {}, pushes or {})
+            gained, parts = self._back(step, a, flat)
             total = total if gained is None else total + gained
             for parent, part in zip(step.parents, parts, strict=bool(parts)):
                 waiting[parent] = waiting[parent] + part if parent in waiting else part
         return total
 
-    def _back(self, step: Step, a: Tensor, flat: Tensor, slopes: Mapping[fx.Node, Tensor], pushes: Mapping[fx.Node, Tensor]) -> Any:
-        """What the step adds ``(n, k)`` (None = nothing) and its parents' coefficients."""
+    def _hinged(self, step: Step, flat: Tensor, slopes: Mapping[fx.Node, Tensor]) -> tuple[Tensor, Tensor]:
+        """What a hinge adds ``(n, k)``, its room taken off, and the coefficients ``(n, k, d)`` of its input.
+
+        With ``up`` the positive part of the coefficients the negative part is ``flat - up`` and the absolute value ``2 up - flat``, so that
+        the coefficients, of which there are many, are gone over as seldom as can be.
+        """
+        lines, room = self.lines[step.node], self.rooms[step.node].flatten(1)
+        below, high, shift = lines.low.slope[:, None], lines.high.slope[:, None].flatten(2), lines.high.shift.flatten(1)
+        if step.node in slopes:
+            below = torch.where(self.unsure(step.node)[:, None], slopes[step.node], below)
+        up = flat.clamp_min(0)
+        part = torch.addcmul(flat * high, up, below.flatten(2) - high)
+        return dot(flat, shift + room) - dot(up, shift + 2 * room), part
+
+    def _back(self, step: Step, a: Tensor, flat: Tensor) -> Any:
+        """What a step that is no hinge adds ``(n, k)`` (None = nothing) and its parents' coefficients."""
         if step.affine is not None:
             bias = None if step.affine.bias is None else flat @ step.affine.bias.flatten()
             parts = step.affine.back(a.reshape(-1, *step.shape))
@@ -303,14 +345,8 @@ class LinearBounds:
         if lines is None:
             box = self.boxes[step.node]
             return dot(up, box.lower.flatten(1)) + dot(down, box.upper.flatten(1)), []
-        below = lines.low.slope[:, None]
-        if step.node in slopes:
-            below = torch.where(self.unsure(step.node)[:, None], slopes[step.node], below)
-        up, down = up.reshape(a.shape), down.reshape(a.shape)
-        part = up * below + down * lines.high.slope[:, None]
-        if step.node in pushes:
-            part = part - pushes[step.node]
-        return dot(up.flatten(2), lines.low.shift.flatten(1)) + dot(down.flatten(2), lines.high.shift.flatten(1)), [part]
+        part = up.reshape(a.shape) * lines.low.slope[:, None] + down.reshape(a.shape) * lines.high.slope[:, None]
+        return dot(up, lines.low.shift.flatten(1)) + dot(down, lines.high.shift.flatten(1)), [part]
 
     def take(self, rows: Tensor) -> LinearBounds:
         """The bounds of these rows."""

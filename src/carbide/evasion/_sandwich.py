@@ -8,15 +8,17 @@ deterministic certificate. The others are open: nobody knows. Certificates that 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from carbide.evasion.judge import judge
 from carbide.stats.intervals import clopper_pearson
-from carbide.types import Array, Certificate, Figure, Finding, Section, Series, UnsoundError
+from carbide.types import Array, Certificate, Figure, Finding, Section, Series, Threat, UnsoundError
 
 METRICS = ("robust accuracy", "robust recall")
 ALL = "all certificates"
+FOUND, SHOWN = "proof.broken", "proof.witness"  # what the searches of certificates broke besides, and by which inputs
 CLOSE = 1e-6  # a witness is inside a certified radius when it is closer than this share of it allows
 
 
@@ -65,7 +67,26 @@ def check(certificate: Certificate, section: Section) -> None:
 def _broken(section: Section) -> Array:
     """The rows with a witness; those that an exact search left undecided count as broken in the headline, not here."""
     broken = np.asarray(section.evidence["broken"], bool)
-    return broken & ~np.asarray(section.evidence.get("unknown", np.zeros(len(broken))), bool)
+    found = np.asarray(section.evidence.get(FOUND, np.zeros(len(broken))), bool)
+    return (broken & ~np.asarray(section.evidence.get("unknown", np.zeros(len(broken))), bool)) | found
+
+
+def broken_rows(section: Section, n: int) -> Array:
+    """The rows ``(n,)`` with a witness, none where nothing was attacked."""
+    return _broken(section) if len(section.evidence.get("broken", ())) == n else np.zeros(n, bool)
+
+
+def with_witnesses(section: Section, model: Any, rows: Array, broken: Array, witness: Array, threat: Threat) -> Section:
+    """The section with what the search of a certificate broke among ``rows`` ``(m,)``, as the judge sees it; the headline stays the attacks'."""
+    e = section.evidence
+    hit = np.flatnonzero(broken & ~_broken(section)[rows])
+    if not len(hit):
+        return section
+    outcome = judge(model, e["x"][rows[hit]], e["y"][rows[hit]], witness[hit], threat, model.space)
+    found, shown = np.array(e.get(FOUND, np.zeros(len(e["y"])))).astype(bool), np.array(e.get(SHOWN, e["x"]), np.float64)
+    assert outcome.witness is not None
+    found[rows[hit]], shown[rows[hit]] = outcome.success, outcome.witness
+    return replace(section, evidence={**e, FOUND: found, SHOWN: shown})
 
 
 def sandwich(section: Section) -> Section:
@@ -81,9 +102,11 @@ def sandwich(section: Section) -> Section:
     headline = section.headline()
     n, left = len(rows.open), int(rows.open.sum())
     low, high = clopper_pearson(left, n)
+    more = int(np.sum(section.evidence.get(FOUND, 0)))
+    searched = f", {more} of them by the search of a certificate and not by the attacks" if more else ""
     told = Finding(metric="open rows", value=left / n, low=low, high=high, n=n, method=ALL, threat=section.threat, access="weights",
                    seed=headline.seed if headline is not None else 0, good=-1,
-                   note=f"{int(rows.broken.sum())} broken with a witness, {int(rows.certified.sum())} certified by {names}; nobody knows about the others")  # fmt: skip
+                   note=f"{int(rows.broken.sum())} broken with a witness{searched}, {int(rows.certified.sum())} certified by {names}; nobody knows about the others")  # fmt: skip
     together = (_together(found),) if len(found) > 1 else ()
     return replace(section, findings=(*section.findings, told), figures=(*section.figures, _picture(section, rows, names)),
                    certificates=(*section.certificates, *together))  # fmt: skip

@@ -89,6 +89,18 @@ class Property:
         return "\n".join([*lines, f"(assert (or {' '.join(alternatives)}))" if parts else "(assert (<= 1 0))"]) + "\n"
 
 
+def counterexample_text(x: Array, y: Array) -> str:
+    """An input ``(d,)`` and its outputs ``(k,)`` as competitions write a counterexample, in numbers that read as the same float64.
+
+    >>> print(counterexample_text(np.array([0.5]), np.array([1.0, -2.0])), end="")
+    ((X_0 0.5)
+    (Y_0 1.0)
+    (Y_1 -2.0))
+    """
+    lines = [f"({side}_{i} {value!r})" for side, values in (("X", x), ("Y", y)) for i, value in enumerate(np.asarray(values, float).tolist())]
+    return "(" + "\n".join(lines) + ")\n"
+
+
 def load_vnnlib(path: str | Path) -> Property:
     """The property of a ``.vnnlib`` file, plain or gzipped.
 

@@ -24,8 +24,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from carbide.evasion._branching import Fate, Task, by_inputs, by_signs
+from carbide.evasion._branching import by_inputs, by_signs
 from carbide.evasion._linear_bounds import Net, Region
+from carbide.evasion._task import Fate, LabelTask
 from carbide.evasion._tightening import right
 from carbide.evasion.audit.pgd import PGD
 from carbide.evasion.judge import judge
@@ -59,6 +60,7 @@ class BranchAndBound(Method):
     threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
     needs: ClassVar[Access] = Access.GRADIENTS | Access.WEIGHTS
     default: ClassVar[bool] = False
+    after: ClassVar[tuple[str, ...]] = ("interval_bounds", "crown")
 
     def __post_init__(self) -> None:
         for name, least in (("nodes", 1), ("steps", 0), ("inputs", 0)):
@@ -75,18 +77,23 @@ class BranchAndBound(Method):
         Raises:
             InputError: if the net has a layer that bounds do not know.
         """
+        return self.searched(model, x, y, threat, rng)[0]
+
+    def searched(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> tuple[Certificate, Verdicts]:
+        """The certificate, and what the search found beside it; arguments and errors as in a call."""
         quick = CROWN(halvings=0, alpha=self.steps)(model, x, y, threat, rng)
         found = self._decided(model, x, y, threat, rng, quick)
         said = [SURE, FIXED, *getattr(model, "assumptions", ())]
         if (left := int((~found.certified & ~found.broken).sum())) > 0:
             said.append(f"{left} rows are open: neither certified nor broken within {self.nodes} parts each")
-        return Certificate(claim=quick.claim, holds=found.certified, bound=np.where(found.certified, np.maximum(quick.bound, threat.eps), 0.0),
-                           failure_probability=0.0, method="branch_and_bound", threat=threat.words(), unit="input units", metric=quick.metric,
-                           assumptions=tuple(said))  # fmt: skip
+        proof = Certificate(claim=quick.claim, holds=found.certified, bound=np.where(found.certified, np.maximum(quick.bound, threat.eps), 0.0),
+                            failure_probability=0.0, method="branch_and_bound", threat=threat.words(), unit="input units", metric=quick.metric,
+                            assumptions=tuple(said))  # fmt: skip
+        return proof, found
 
     def verdicts(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Verdicts:
         """The fate of each row, with the witnesses that the search found (a row that is wrong as it is is its own)."""
-        return self._decided(model, x, y, threat, rng, CROWN(halvings=0, alpha=self.steps)(model, x, y, threat, rng))
+        return self.searched(model, x, y, threat, rng)[1]
 
     def _decided(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng, quick: Certificate) -> Verdicts:
         certified, broken, witness, nodes = quick.holds.copy(), ~right(model, x, y), x.copy(), np.zeros(len(x), np.int64)
@@ -98,7 +105,7 @@ class BranchAndBound(Method):
         for row in track(np.flatnonzero(~certified & ~broken), label="branch and bound"):
             one = slice(row, row + 1)
             net = Net(model.module, Region.of(model, x[one], threat.p, threat.eps), torch.finfo(model.dtype).eps)
-            task = Task(model=model, net=net, x=x[one], y=y[one], threat=threat, nodes=self.nodes, steps=self.steps)
+            task = LabelTask(model=model, net=net, x=x[one], y=y[one], threat=threat, nodes=self.nodes, steps=self.steps)
             fate = by_inputs(replace(task, nodes=(self.nodes + 1) // 2)) if few else Fate(False, None, 0)
             if not fate.certified and fate.witness is None and fate.nodes < self.nodes:
                 further = by_signs(replace(task, nodes=self.nodes - fate.nodes))

@@ -50,6 +50,7 @@ class CROWN(Method):
     threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
     needs: ClassVar[Access] = Access.GRADIENTS | Access.WEIGHTS
     default: ClassVar[bool] = False
+    after: ClassVar[tuple[str, ...]] = ("interval_bounds",)
 
     def __post_init__(self) -> None:
         for name in ("alpha", "halvings"):

@@ -29,6 +29,7 @@ from carbide.types import Access, Array, Certificate, InputError, LpBall, Rng, T
 
 CHUNK = 8192  # noisy rows asked at once
 FIRST = 100  # answers before the first look
+LAST = 0.8  # share of a row's failure probability that the last look has; the others have the rest evenly
 DOUBT = 1e-3  # a row is given up when its share of right answers is below what it needs but for this probability
 GAIN = 0.01  # a row that holds is left when the rest could raise its radius by less than this share
 
@@ -91,11 +92,11 @@ def followed(ask: Callable[[Array, int], Array], n: int, *, samples: int, sigma:
     """Certified radii ``(n,)`` from ``ask(rows, more)``, which says how many of ``more`` fresh answers are right for each row.
 
     Each of them exceeds the true radius with probability at most ``failure``: the look after ``looks[i]`` answers has its
-    exact one-sided bound at its share of the failure, half of it for the last look and the rest shared evenly by the others,
+    exact one-sided bound at its share of the failure, most of it for the last look and the rest shared evenly by the others,
     whether it is made or not; the largest bound is kept.
     """
     looks = [min(FIRST << i, samples) for i in range(64) if (FIRST << i) < 2 * samples] or [samples]
-    shares = [failure] if len(looks) == 1 else [failure / (2 * len(looks) - 2)] * (len(looks) - 1) + [failure / 2]
+    shares = [failure] if len(looks) == 1 else [(1 - LAST) * failure / (len(looks) - 1)] * (len(looks) - 1) + [LAST * failure]
     hits, bound, rows, seen = np.zeros(n, np.int64), np.zeros(n), np.arange(n), 0
     for look, share in track(list(zip(looks, shares, strict=True)), label="smoothing"):
         if not len(rows):

@@ -52,24 +52,32 @@ def net_of(model: Any, *, entry: str, output: str, sample: Tensor, row: tuple[in
         raise NotRead(f"its graph cannot be read as a net ({type(error).__name__}: {one_line(error)})") from error
 
 
-def _net_of(model: Any, entry: str, output: str, sample: Tensor, row: tuple[int, ...], answers: str, keys: list[str]) -> Found:
-    import onnx
-    from onnx.inliner import inline_local_functions
+def raw_net_of(model: Any, *, entry: str, output: str, sample: Tensor, row: tuple[int, ...]) -> fx.GraphModule:
+    """The net from ``entry`` to what ``output`` holds, nothing left out, as ``(n, *row) -> (n, k)``; arguments as in ``net_of``.
 
-    graph = (inline_local_functions(model) if model.functions else model).graph
-    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
-    producers = {name: node for node in graph.node for name in node.output if name}
-    end = _end(producers, output, answers)
-    reader = Reader(len(sample), opset, end.name)
-    rows = Value(reader.graph.placeholder("x"), sample)
-    reader.values[entry] = rows if tuple(sample.shape[1:]) == row else reader.apply(nn.Flatten(), rows)
-    for tensor in graph.initializer:
-        reader.values[tensor.name] = Value(None, _tensor(onnx.numpy_helper.to_array(tensor)))
-    needed = _needed(producers, end.name)
-    reader.uses = Counter(name for node in needed for name in node.input)
-    reader.uses[end.name] += 1
-    for node in needed:
-        _walk(reader, node)
+    Raises:
+        NotRead: if the graph uses what has no translation.
+    """
+    if not sample.is_floating_point():
+        raise NotRead("it takes whole numbers")
+    try:
+        reader = _walked(model, entry, output, sample, row)
+        found = reader.values[output]
+        if found.node is None:
+            raise NotRead("its answers do not depend on the row")
+        found = reader.reshape(found, (len(sample), found.sample.numel() // len(sample)))
+        assert found.node is not None
+        reader.graph.output(found.node)
+        return fx.GraphModule(reader.root, reader.graph)
+    except NotRead:
+        raise
+    except Exception as error:  # as in net_of
+        raise NotRead(f"its graph cannot be read as a net ({type(error).__name__}: {one_line(error)})") from error
+
+
+def _net_of(model: Any, entry: str, output: str, sample: Tensor, row: tuple[int, ...], answers: str, keys: list[str]) -> Found:
+    end = _end(_producers(_inlined(model)), output, answers)
+    reader = _walked(model, entry, end.name, sample, row)
     logits, raw = _finish(reader, end)
     second = reader.values[end.name].sample.numel() == len(sample)
     if end.labels and (order := [end.labels.index(key) for key in keys]) != list(range(len(keys))):
@@ -77,6 +85,35 @@ def _net_of(model: Any, entry: str, output: str, sample: Tensor, row: tuple[int,
     assert logits.node is not None
     reader.graph.output(logits.node)
     return Found(fx.GraphModule(reader.root, reader.graph), raw, second)
+
+
+def _inlined(model: Any) -> Any:
+    from onnx.inliner import inline_local_functions
+
+    return (inline_local_functions(model) if model.functions else model).graph
+
+
+def _producers(graph: Any) -> dict[str, Any]:
+    return {name: node for node in graph.node for name in node.output if name}
+
+
+def _walked(model: Any, entry: str, end: str, sample: Tensor, row: tuple[int, ...]) -> Reader:
+    """Every value of the graph that ``end`` depends on."""
+    import onnx
+
+    graph = _inlined(model)
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
+    reader = Reader(len(sample), opset, end)
+    rows = Value(reader.graph.placeholder("x"), sample)
+    reader.values[entry] = rows if tuple(sample.shape[1:]) == row else reader.apply(nn.Flatten(), rows)
+    for tensor in graph.initializer:
+        reader.values[tensor.name] = Value(None, _tensor(onnx.numpy_helper.to_array(tensor)))
+    needed = _needed(_producers(graph), end)
+    reader.uses = Counter(name for node in needed for name in node.input)
+    reader.uses[end] += 1
+    for node in needed:
+        _walk(reader, node)
+    return reader
 
 
 def _tensor(array: Any) -> Tensor:
