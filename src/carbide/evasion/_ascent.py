@@ -9,7 +9,7 @@ A row leaves the batch the moment it is misclassified.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,12 +19,14 @@ from torch import Tensor
 from carbide.evasion._gradients import Ball, Best, gradient_of, margins, spread
 
 MOMENTUM = 0.75  # weight of the new step against the last move
-NOW, TOP = ("x", "loss", "gradient"), ("top", "top_loss", "top_gradient")  # where a row is, and the best place it has been
+NOW, TOP = ("x", "loss", "gradient", "margin"), ("top", "top_loss", "top_gradient", "top_margin")  # where a row is, and the best place it has been
 RISING = 0.75  # share of steps between two checkpoints in which the loss must have risen
 WIDER = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # L1: multiples of eps and the share of the steps spent there
 SPARSER = 1.5  # L1: each checkpoint moves so much fewer features than the best point has changed, or so much less far
 CHECK = 4  # L1: steps from one checkpoint to the next
 START = 0.2  # L1: the share of the features that the first steps move
+
+Loss = Callable[[Tensor, Tensor, "Tensor | None", float], Tensor]  # of logits, labels, targets and the threshold
 
 
 def scaled_margin(logits: Tensor, y: Tensor, target: Tensor | None, threshold: float) -> Tensor:
@@ -58,55 +60,66 @@ def ascend(
     steps: int,
     generator: torch.Generator,
     x: Tensor | None = None,
+    loss: Loss = scaled_margin,
 ) -> None:
-    """One run of ``steps`` steps for rows ``rows`` of ``best``, whose ball and labels are given; it starts at ``x`` or at random."""
+    """One run of ``steps`` steps for rows ``rows`` of ``best``, which may repeat; ball and labels are theirs. It starts at ``x`` or at random."""
+    ball = ball.tight()
     x = ball.random(generator) if x is None else x
+    more = {} if target is None else {"target": target}
     if ball.p != 1:
-        _climb(model, ball, {"rows": rows, "y": y, "x": x} | ({} if target is None else {"target": target}), best, steps)
+        _climb(model, ball, {"rows": rows, "y": y, "x": x} | more, best, steps, loss)
         return
     sparse = torch.full((len(y),), START * x[0].numel(), dtype=x.dtype, device=x.device)
     for factor, share in WIDER:
         near = replace(ball, eps=factor * ball.eps)
-        start = {"rows": rows, "y": y, "x": near.project(x), "keep": sparse} | ({} if target is None else {"target": target})
-        s = _climb(model, near, start, best if factor == 1 else None, math.ceil(share * steps))
+        start = {"rows": rows, "y": y, "x": near.project(x), "keep": sparse} | more
+        s = _climb(model, near, start, best if factor == 1 else None, math.ceil(share * steps), loss)
         x, sparse = s["top"], s["keep"]
 
 
-def _climb(model: Any, ball: Ball, s: dict[str, Tensor], best: Best | None, steps: int) -> dict[str, Tensor]:
+def _climb(model: Any, ball: Ball, s: dict[str, Tensor], best: Best | None, steps: int, loss: Loss) -> dict[str, Tensor]:
     """Everything that a row needs is in ``s``, so that finished rows can be dropped; without ``best`` no row is ever finished."""
 
-    def look(x: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        return gradient_of(model, x, lambda z: scaled_margin(z, y, target, model.threshold))
+    def score(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        return loss(logits, y, target, model.threshold)
 
-    def see(s: dict[str, Tensor], logits: Tensor) -> Tensor | None:
-        return None if best is None else best.see(s["rows"], s["x"], logits, margins(logits, s["y"], model.threshold))
+    def look(s: dict[str, Tensor]) -> Tensor | None:
+        logits, s["loss"], s["gradient"] = gradient_of(model, s["x"], score, s["y"], s.get("target"))
+        if best is None:
+            return None
+        s["margin"] = margins(logits, s["y"], model.threshold)
+        return best.fall(s["rows"], s["x"], logits, s["margin"])
 
     move, adapt = (_sparse_move, _sparser) if ball.p == 1 else (_move, _halve)
     checks, since = set(range(CHECK, steps + 1, CHECK)) if ball.p == 1 else set(checkpoints(steps)), 0
-    logits, s["loss"], s["gradient"] = look(s["x"], s["y"], s.get("target"))
+    keep = look(s)
     zero = torch.zeros_like(s["loss"])
     s |= {"last": s["x"], "top": s["x"], "top_loss": s["loss"], "top_gradient": s["gradient"], "seen_loss": s["loss"], "rises": zero,
           "size": zero + ball.eps * (1 if ball.p == 1 else 2), "halved": zero.bool(), "was": zero + s["x"][0].numel()}  # fmt: skip
-    keep = see(s, logits)
+    s |= {} if best is None else {"top_margin": s["margin"]}
     for turn in range(1, steps + 1):
         if keep is not None and not bool(keep.all()):
-            s, ball = {name: value[keep] for name, value in s.items()}, ball.rows(keep)
+            left = keep.nonzero().squeeze(1)
+            s, ball = {name: value.index_select(0, left) for name, value in s.items()}, ball.rows(left)
         if len(s["rows"]) == 0:
-            break
+            return s
         before, s["last"], s["x"] = s["loss"], s["x"], move(s, ball, turn)
-        logits, s["loss"], s["gradient"] = look(s["x"], s["y"], s.get("target"))
-        keep = see(s, logits)
+        keep = look(s)
         s["rises"] = s["rises"] + (s["loss"] > before)
         _copy(s, s["loss"] > s["top_loss"], NOW, TOP)
         if turn in checks:
             adapt(s, ball, turn - since)
             since = turn
+    if best is not None:
+        left = (~best.broken[s["rows"]]).nonzero().squeeze(1)
+        best.note(s["rows"][left], s["top"][left], s["top_margin"][left])
     return s
 
 
 def _move(s: dict[str, Tensor], ball: Ball, turn: int) -> Tensor:
-    straight = ball.project(s["x"] + spread(s["size"], s["x"]) * ball.direction(s["gradient"]))
-    return straight if turn == 1 else ball.project(s["x"] + MOMENTUM * (straight - s["x"]) + (1 - MOMENTUM) * (s["x"] - s["last"]))
+    x = s["x"]
+    straight = ball.near(torch.addcmul(x, ball.direction(s["gradient"]), spread(s["size"], x)))
+    return straight if turn == 1 else ball.near(torch.lerp(x, straight, MOMENTUM).add_(x - s["last"], alpha=1 - MOMENTUM))
 
 
 def _halve(s: dict[str, Tensor], ball: Ball, turns: int) -> None:
@@ -133,4 +146,5 @@ def _sparser(s: dict[str, Tensor], ball: Ball, turns: int) -> None:
 
 def _copy(s: dict[str, Tensor], rows: Tensor, source: tuple[str, ...], goal: tuple[str, ...]) -> None:
     for a, b in zip(source, goal, strict=True):
-        s[b] = torch.where(spread(rows, s[b]), s[a], s[b])
+        if a in s:
+            s[b] = torch.where(spread(rows, s[b]), s[a], s[b])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from carbide.space.balls import norms, project
 from carbide.types import Array, LpBall, Rng
 
 BATCH = 1024  # rows that are attacked together
+ROUNDS = 2  # of stretching an L2 change after clipping
+SLICE = 96  # rows that go through a net at once on a processor, forward and back
 SPARSE = 0.05  # share of the features that a plain L1 step moves
 
 
@@ -35,13 +37,17 @@ def surely_broken(margin: Tensor, logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Ball:
-    """The inputs that the threat allows around each row of ``clean`` ``(n, *shape)``, all tensors on one device."""
+    """The inputs that the threat allows around each row of ``clean`` ``(n, *shape)``, all tensors on one device.
+
+    ``lower`` and ``upper`` are the space's bounds; where they are ``cut``, the Linf ball's box within them.
+    """
 
     clean: Tensor
     lower: Tensor
     upper: Tensor
     p: float
     eps: float
+    cut: bool = False
 
     @classmethod
     def of(cls, model: Any, x: Array, threat: LpBall) -> Ball:
@@ -57,8 +63,17 @@ class Ball:
         """The balls of these rows."""
         return replace(self, clean=self.clean[keep], lower=self.lower[keep], upper=self.upper[keep])
 
+    def tight(self) -> Ball:
+        """The same inputs, to which an ascent projects in fewer passes over memory: the ball of one eps for Linf, else this one."""
+        if self.cut or not math.isinf(self.p):
+            return self
+        lower, upper = torch.maximum(self.lower, self.clean - self.eps), torch.minimum(self.upper, self.clean + self.eps)
+        return replace(self, lower=lower, upper=upper, cut=True)
+
     def project(self, x: Tensor) -> Tensor:
         """The nearest allowed input to each row."""
+        if self.cut:
+            return x.clamp(self.lower, self.upper)
         return project(x, self.clean, p=self.p, eps=self.eps, lower=self.lower, upper=self.upper)
 
     def random(self, generator: torch.Generator) -> Tensor:
@@ -69,6 +84,18 @@ class Ball:
         noise.normal_(generator=generator)
         radius = self.eps * torch.rand(len(noise), generator=generator, device=noise.device, dtype=noise.dtype)
         return self.project(self.clean + unit(noise, self.p) * spread(radius, noise))
+
+    def near(self, x: Tensor) -> Tensor:
+        """An allowed input near each finite row, the nearest one for Linf and L1; for L2 a multiple of the change, clipped, of norm near eps."""
+        if self.p != 2:
+            return self.project(x)
+        change = x - self.clean
+        share = (self.eps / norms(change, 2).clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(1)
+        moved = torch.addcmul(self.clean, change, spread(share, x)).clamp(self.lower, self.upper)
+        for _ in range(ROUNDS):  # clipping shortened the change: what was not clipped may go further, by no more than this factor
+            share = (share * self.eps / norms(moved - self.clean, 2).clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(1)
+            moved = torch.addcmul(self.clean, change, spread(share, x)).clamp(self.lower, self.upper)
+        return moved
 
     def direction(self, gradient: Tensor, *, x: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """The steepest direction of norm 1: the sign for Linf, the normalised gradient for L2.
@@ -117,11 +144,28 @@ def array(x: Tensor) -> Array:
     return x.detach().double().cpu().numpy()
 
 
-def gradient_of(model: Any, x: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, ``score(logits)`` ``(n,)`` and the score's gradient at ``x``; no parameter's gradient is touched."""
+def gradient_of(model: Any, x: Tensor, score: Callable[..., Tensor], *given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, ``score(logits, *given)`` ``(n,)`` and the score's gradient at ``x``; no parameter's gradient is touched.
+
+    With tensors ``(n,)`` in ``given`` the rows of a processor go through the net some at a time, which its memory likes better.
+    """
+    if not given or x.device.type != "cpu" or len(x) <= SLICE:
+        return _gradient(model, x, score, given)
+    count = math.ceil(len(x) / SLICE)
+    parts = zip(*(_parts(g, count) for g in (x, *given)), strict=True)
+    found = [_gradient(model, first, score, rest) for first, *rest in parts]  # type: ignore[arg-type]
+    logits, value, gradient = (torch.cat([f[i] for f in found]) for i in range(3))
+    return logits, value, gradient
+
+
+def _parts(values: Tensor | None, count: int) -> Sequence[Tensor | None]:
+    return [None] * count if values is None else values.tensor_split(count)
+
+
+def _gradient(model: Any, x: Tensor, score: Callable[..., Tensor], given: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
     x = x.detach().requires_grad_(True)
     logits = model.logits(x)
-    value = score(logits)
+    value = score(logits, *given)
     (gradient,) = torch.autograd.grad(value.sum(), x)
     return logits.detach(), value.detach(), gradient.nan_to_num(0.0)
 
@@ -135,13 +179,24 @@ class Best:
         self.broken = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
 
     def see(self, rows: Tensor, x: Tensor, logits: Tensor, margin: Tensor) -> Tensor:
-        """Note inputs for these rows; returns which of them are still unbroken."""
-        better = margin < self.margin[rows]
+        """Note inputs for these rows, which may repeat; returns which of them are still unbroken."""
+        self.note(rows, x, margin)
+        return self.fall(rows, x, logits, margin)
+
+    def note(self, rows: Tensor, x: Tensor, margin: Tensor) -> None:
+        """Keep the inputs that are closer than what is known."""
+        least = self.margin.scatter_reduce(0, rows, margin, "amin")
+        better = ((margin <= least[rows]) & (margin < self.margin[rows])).nonzero().squeeze(1)
         self.x[rows[better]] = x[better]
-        self.margin[rows[better]] = margin[better]
+        self.margin = least
+
+    def fall(self, rows: Tensor, x: Tensor, logits: Tensor, margin: Tensor) -> Tensor:
+        """Keep only the inputs that broke a row; returns which rows are still unbroken."""
         done = surely_broken(margin, logits)
-        self.broken[rows[done]] = True
-        return ~done
+        if bool(done.any()):
+            fell = rows[done]
+            self.x[fell], self.margin[fell], self.broken[fell] = x[done], margin[done], True
+        return ~self.broken[rows]
 
     def alive(self) -> Tensor:
         """The indices of the rows that nothing has broken."""

@@ -70,7 +70,7 @@ class PGD(Method):
     def _run(self, model: Any, ball: Ball, y: Tensor, rows: Tensor, best: Best, generator: torch.Generator) -> None:
         x = ball.random(generator)
         for turn in range(self.steps + 1):
-            logits, _, gradient = gradient_of(model, x, lambda z, y=y: _loss(z, y, model.threshold))
+            logits, _, gradient = gradient_of(model, x, lambda z, y: _loss(z, y, model.threshold), y)
             keep = best.see(rows, x, logits, margins(logits, y, model.threshold))
             if turn == self.steps or not bool(keep.any()):
                 return

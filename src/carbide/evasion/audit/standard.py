@@ -41,15 +41,16 @@ from carbide.types import Access, Array, InputError, LpBall, Rng, Threat, decide
 
 EFFORTS = ("quick", "full")
 SWEEP = (1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.1, 0.1)  # the steps of the sweep, in multiples of eps
-STEPS, TARGET_STEPS, LONG = 25, 25, 60  # of APGD: untargeted, towards each class, and of each new start of rows that came close
-STARTS = 8  # of those, half towards the nearest class and half towards the next
-SPARSE = 2  # times as many steps for L1, where most are spent in wider balls
-TARGETS = 9  # classes at most
-CANDIDATES = 20  # likeliest classes among which MALT orders
-WITHIN = 1.75  # a class is tried on rows whose boundary to it is at most so many eps away, to first order
-CLOSE = 0.1  # rows with less than this share of their clean margin left are tried on every class, with half of it from several starts
-SAMPLE = 32  # rows that a certificate or an alarm tries first
-ALARMS = {"fab": FAB(steps=15, targets=3), "square": Square(queries=200)}
+STEPS, LONG = 12, 40  # of APGD: towards each near class, and of each start of the rows that came closest
+STARTS = 4  # of those, half towards the nearest class and half towards the next
+SPARSE = 3  # times as many steps for L1, where most are spent in wider balls
+TARGETS, NEAR = 9, 3  # classes at most, and of those that are near to first order
+CANDIDATES = 6  # likeliest classes among which MALT orders
+WITHIN = 1.5  # a class is near whose boundary is at most so many eps away, to first order
+CLOSE = 0.1  # the class of the runner-up is tried too on rows with less than this share of their clean margin left
+FRONT = 24  # rows that are tried on more classes and starts at a time, the closest first, for as long as some break
+SAMPLE = 16  # rows that a certificate or an alarm tries first
+ALARMS = {"fab": FAB(steps=12, targets=3), "square": Square(queries=150)}
 
 
 class Proposal(NamedTuple):
@@ -89,14 +90,14 @@ class Standard(Method):
         if threat.p == 0:
             return self._fewest(model, x, y, threat, rng)
         out, stage = np.array(x, np.float64), np.where(certified(model, x, y, threat), "certified", "").astype("U10")
-        rows = np.flatnonzero(stage == "")
+        rows, doubt = np.flatnonzero(stage == ""), np.zeros(len(out))
         for part, ball, labels in track(list(batches(model, out[rows], y[rows], threat)), label="standard"):
             run = _Run(model, ball, labels, generator_of(rng, ball.clean.device))
             run.climb(full=self.effort == "full")
-            out[rows[part]], stage[rows[part]] = array(run.best.x), run.stage
+            out[rows[part]], stage[rows[part]], doubt[rows[part]] = array(run.best.x), run.stage, array(run.best.margin / run.margin)
         if self.effort == "full":
             for name, alarm in ALARMS.items():
-                _ring(name, alarm, model, np.asarray(x, np.float64), y, threat, rng, Proposal(out, stage))
+                _ring(name, alarm, model, np.asarray(x, np.float64), y, threat, rng, Proposal(out, stage), doubt)
         return Proposal(out, stage)
 
     def _fewest(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Proposal:
@@ -122,9 +123,8 @@ def certified(model: Any, x: Array, y: Array, threat: LpBall) -> Array:
     return found
 
 
-def _ring(name: str, alarm: Method, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng, found: Proposal) -> None:
-    """Let an alarm try what stands, a sample first, and write what it breaks into ``found``."""
-
+def _ring(name: str, alarm: Method, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng, found: Proposal, doubt: Array) -> None:
+    """Let an alarm try what stands: the rows in most ``doubt``, for as long as some break, and a sample; all, if that breaks."""
     space = model.space
 
     def on(number: int, rows: Array) -> int:
@@ -136,7 +136,12 @@ def _ring(name: str, alarm: Method, model: Any, x: Array, y: Array, threat: LpBa
         found.x[rows[wrong]], found.stage[rows[wrong]] = z[wrong], name
         return int(wrong.sum())
 
-    sample_first(np.flatnonzero(found.stage == ""), rng, on, SAMPLE)
+    rows = np.flatnonzero(found.stage == "")
+    rows = rows[np.argsort(-doubt[rows], kind="stable")]
+    for first in range(0, len(rows), SAMPLE):
+        if not on(0, rows[first : first + SAMPLE]):
+            break
+    sample_first(rows[first + SAMPLE :] if len(rows) else rows, rng, on, SAMPLE)
 
 
 class _Run:
@@ -155,14 +160,19 @@ class _Run:
         """All stages, or the sweep and one run towards the nearest class."""
         self._sweep()
         self._mark("sweep")
-        if full or self.logits.shape[1] == 2:
-            self._ascend(self.best.alive(), None, STEPS)
-            self._mark("apgd")
-        if self.logits.shape[1] > 2:
-            self._each_target(TARGETS if full else 1)
-        elif full:
-            self._again(1 - self.y[:, None])
+        rows = self.best.alive()
+        if len(rows) == 0:
+            return
+        order, reach = self._order(rows)
+        near = reach <= WITHIN * self.ball.eps
+        near[:, NEAR if full else 1 :] = False
+        near[:, 0] |= (self._left(rows) < CLOSE) | (not full)
+        row, which = near.nonzero(as_tuple=True)
+        self._ascend(rows[row], order[row, which], STEPS)
         self._mark("targeted")
+        if full:
+            self._front(rows, order)
+            self._mark("starts")
 
     def _mark(self, name: str) -> None:
         """Name the stage for rows that broke since the last one."""
@@ -176,56 +186,40 @@ class _Run:
     def _sweep(self) -> None:
         """A few steps of falling size down the bare margin, from the row itself."""
         rows = self.best.alive()
-        ball, y, x = self.ball.rows(rows), self.y[rows], self.ball.clean[rows]
-        for size in SWEEP:
-            _, _, gradient = gradient_of(self.model, x, lambda z, y=y: towards(z, y, None, self.model.threshold))
-            x = ball.project(x + size * ball.eps * ball.direction(gradient, x=x))
-            with torch.no_grad():
-                logits = self.model.logits(x)
-            keep = self.best.see(rows, x, logits, margins(logits, y, self.model.threshold))
-            if not bool(keep.any()):
+        ball, y, x = self.ball.rows(rows).tight(), self.y[rows], self.ball.clean[rows]
+        for size in (*SWEEP, None):
+            logits, gap, gradient = gradient_of(self.model, x, lambda z, y: towards(z, y, None, self.model.threshold), y)
+            keep = self.best.see(rows, x, logits, -gap)
+            if size is None or not bool(keep.any()):
                 return
-            rows, x, y, ball = rows[keep], x[keep], y[keep], ball.rows(keep)
+            if not bool(keep.all()):
+                rows, x, y, gradient, ball = rows[keep], x[keep], y[keep], gradient[keep], ball.rows(keep)
+            x = ball.near(x + size * ball.eps * ball.direction(gradient, x=x))
 
-    def _each_target(self, count: int) -> None:
-        """The classes that are near, to first order, one after the other; every class and several starts for rows that came close."""
-        rows = self.best.alive()
-        if len(rows) == 0:
-            return
-        targets, reach = self._order(rows)
-        order, far = (torch.zeros((len(self.y), targets.shape[1]), dtype=v.dtype, device=v.device) for v in (targets, reach))
-        order[rows], far[rows] = targets, reach / self.ball.eps
-        for number in range(min(count, order.shape[1])):
-            rows = self.best.alive()
-            rows = rows[(far[rows, number] <= WITHIN) | (self._left(rows) < CLOSE)]
-            self._ascend(rows, order[rows, number], TARGET_STEPS)
-        if count > 1:
-            self._again(order)
-
-    def _again(self, order: Tensor) -> None:
-        """Several starts at once for each row that came close, towards its first two classes in ``order`` ``(n, classes)``."""
-        rows = self.best.alive()
-        rows = rows[self._left(rows) < CLOSE / 2]
-        if len(rows) == 0:
-            return
-        many, copies = rows.repeat(STARTS), Best(self.ball.clean[rows.repeat(STARTS)])
-        target = torch.cat([order[rows, start % min(2, order.shape[1])] for start in range(STARTS)])
-        every = torch.arange(len(many), device=many.device)
-        ascend(self.model, self.ball.rows(many), self.y[many], target, every, copies, LONG, self.generator)
-        least = copies.margin.reshape(STARTS, -1).argmin(0)
-        x = copies.x[least * len(rows) + torch.arange(len(rows), device=many.device)]
-        with torch.no_grad():
-            logits = self.model.logits(x)
-        self.best.see(rows, x, logits, margins(logits, self.y[rows], self.model.threshold))
+    def _front(self, rows: Tensor, order: Tensor) -> None:
+        """All classes and several starts for the rows with the least margin left, some at a time, until none of them breaks."""
+        alive = ~self.best.broken[rows]
+        rows, order = rows[alive], order[alive]
+        closest = self._left(rows).argsort()
+        for some in closest.split(FRONT):
+            part, classes = rows[some], order[some]
+            count = min(TARGETS, classes.shape[1])
+            self._ascend(part.repeat(count), classes[:, :count].T.flatten(), 2 * STEPS)
+            still = ~self.best.broken[part]
+            several, classes = part[still].repeat(STARTS), classes[still]
+            self._ascend(several, torch.cat([classes[:, start % min(2, count)] for start in range(STARTS)]), LONG)
+            if not bool(self.best.broken[part].any()):
+                return
 
     def _left(self, rows: Tensor) -> Tensor:
         """The share of the clean margin that the best attack so far leaves."""
         return self.best.margin[rows] / self.margin[rows]
 
     def _order(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Other classes of each row and how far they are to first order, nearest first: gap of logits over the dual norm of its gradient."""
+        """Other classes of each row, and how far those tried are to first order, nearest first: gap over the dual norm of its gradient."""
         y = self.y[rows]
-        targets = likeliest(self.logits[rows], y)[:, :CANDIDATES]
+        every = likeliest(self.logits[rows], y)
+        targets = every[:, :CANDIDATES]
         dual = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[self.ball.p]
         x = self.ball.clean[rows].detach().requires_grad_(True)
         logits = self.model.logits(x)
@@ -235,4 +229,4 @@ class _Run:
             (gradient,) = torch.autograd.grad(gap.sum(), x, retain_graph=True)
             reach.append(-gap.detach() / norms(gradient, dual).clamp_min(torch.finfo(x.dtype).tiny))
         away, order = torch.stack(reach, 1).sort(dim=1)
-        return targets.gather(1, order)[:, :TARGETS], away[:, :TARGETS]
+        return torch.cat([targets.gather(1, order), every[:, CANDIDATES:]], 1), away
