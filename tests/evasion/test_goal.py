@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from carbide._audit import Ask
+from carbide._prove import prove_case
 from carbide.data.live import dataset_of
 from carbide.evasion._goal import METRIC, aimed
 from carbide.evasion.audit.boundary import Boundary
@@ -142,3 +144,15 @@ def test_targets_that_make_no_sense_are_refused():
         audit(replace(case, data=replace(case.data, test=only)), LpBall(eps=0.1, target=1), {"pgd": PGD()})
     ask = make_ask({"evasion": {"norm": "linf", "eps": 0.1, "target": 2}}, space=SPACE, base=None, prices=None)
     assert ask.threat == LpBall(eps=0.1, target=2)
+
+
+def test_what_a_search_finds_against_every_class_is_no_success_against_one():
+    model, threat = linear(), LpBall(eps=0.2, target=1)
+    case = case_of(model)
+    section = audit(case, threat, {"standard": Standard()})
+    ask = Ask(threat=threat, methods=None, defend=None, certify={"branch_and_bound": {}, "interval_bounds": {}})
+    (proven,) = prove_case(case, [ask], [section])
+    np.testing.assert_array_equal(proven.evidence["broken"], section.evidence["broken"])
+    free = audit(case, LpBall(eps=0.2), {"standard": Standard()}).evidence["broken"]
+    holds = next(c for c in proven.certificates if c.method == "branch_and_bound").holds
+    assert holds.sum() == (~free[case.data.test.y != 1]).sum() > 0  # a linear net is decided wholly
