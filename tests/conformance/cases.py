@@ -151,8 +151,8 @@ def _all() -> tuple[World, ...]:
     found += [
         World(name="linear torch table, L2", case=Case(model=linear_torch(tables), data=tables, recipe=torch_recipe(tables)), threat=LpBall(p=2, eps=0.2)),
         World(name="linear torch table, L0", case=Case(model=linear_torch(tables), data=tables, recipe=torch_recipe(tables)), threat=LpBall(p=0, eps=1)),
-        World(name="linear torch images, patch", case=Case(model=linear_torch(pictures), data=pictures, recipe=torch_recipe(pictures)), threat=Patch(area=4 / 36)),
-        World(name="linear torch images, distortion", case=Case(model=linear_torch(pictures), data=pictures, recipe=torch_recipe(pictures)), threat=Distortion(rotation=40)),
+        World(name="linear torch images, patch", case=Case(model=linear_torch(pictures), data=pictures, recipe=torch_recipe(pictures)), threat=Patch(area=6 / 36)),
+        World(name="linear torch images, distortion", case=Case(model=linear_torch(pictures), data=pictures, recipe=torch_recipe(pictures)), threat=Distortion(rotation=75)),
         World(name="image forest, distortion", case=Case(model=fit(deep, pictures), data=pictures, recipe=deep), threat=Distortion(translation=1, brightness=0.2)),
         World(name="labels only images, corruption", case=Case(model=Labels(w=np.ones(36) / 36, b=0.45, space=pictures.train.space), data=pictures), threat=Corruption(severity=4)),
         World(name="forest, Linf", case=Case(model=fit(forest, tables), data=tables, recipe=forest), threat=LpBall(eps=0.1)),

@@ -248,6 +248,28 @@ def test_broken_rows_leave_and_inputs_stay():
     np.testing.assert_array_equal(first, PatchSearch(steps=20)(model, x, y, Patch(area=1.0), rng_for(0)))
 
 
+class Stepped(nn.Module):
+    """The digits net on inputs rounded to quarters: no gradient anywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = digits_net().module
+
+    def forward(self, x):
+        return self.inner((4 * x).round() / 4)
+
+
+def test_gradients_that_rounding_hides_are_mended_for_patches_too():
+    test = digits().test
+    model = TorchModel(module=Stepped(), space=digits_net().space, classes=10)
+    case, threat = case_of(model, test.x[:40], test.y[:40]), Patch(area=2 / 64)
+    section = audit(case, threat, {"patch": PatchSearch(steps=40)})
+    assert [s.done for s in section.examination if "step" in s.name or "round" in s.value] == ["repaired"]
+    blind = PatchSearch(steps=40)(model, test.x[:40], test.y[:40], threat, rng_for(0))
+    unaided = 1 - judge(model, test.x[:40], test.y[:40], blind, threat, model.space).success.mean()
+    assert section.headline().value < unaided - 0.1
+
+
 class Grey(nn.Module):
     """Class 1 where a block is grey, which no view is, unless the first pixel is bright."""
 
