@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from carbide.evasion._gradients import Ball, Best, gradient_of, margins, spread
+from carbide.evasion._gradients import Ball, Best, cut, gradient_of, margins, spread
 
 MOMENTUM = 0.75  # weight of the new step against the last move
 NOW, TOP = ("x", "loss", "gradient", "margin"), ("top", "top_loss", "top_gradient", "top_margin")  # where a row is, and the best place it has been
@@ -40,6 +40,13 @@ def scaled_margin(logits: Tensor, y: Tensor, target: Tensor | None, threshold: f
     top = logits.topk(min(4, logits.shape[1]), dim=1).values
     low = top[:, 2] if target is None or logits.shape[1] == 3 else (top[:, 2] + top[:, 3]) / 2
     return loss / (top[:, 0] - low + 1e-12)
+
+
+def cross_entropy(logits: Tensor, y: Tensor, target: Tensor | None, threshold: float) -> Tensor:
+    """The cross-entropy ``(n,)`` of the decision at the operating point."""
+    if logits.shape[1] == 2:
+        logits = logits - torch.tensor([0.0, cut(threshold)], dtype=logits.dtype, device=logits.device)
+    return nn.functional.cross_entropy(logits, y, reduction="none")
 
 
 def checkpoints(steps: int) -> Iterator[int]:

@@ -30,10 +30,11 @@ class Nearest:
         return surely_broken(margins(logits, y, self.model.threshold), logits)
 
     def note(self, rows: Tensor, x: Tensor, wrong: Tensor) -> None:
-        """Keep what is wrong and nearer than what is known."""
-        away = norms(x - self.ball.clean[rows], self.ball.p).to(self.distance.dtype)
-        better = wrong & (away < self.distance[rows])
-        self.x[rows[better]], self.distance[rows[better]] = x[better], away[better]
+        """Keep what is wrong and nearer than what is known; rows may repeat."""
+        away = norms(x - self.ball.clean[rows], self.ball.p).to(self.distance.dtype).masked_fill(~wrong, math.inf)
+        least = self.distance.scatter_reduce(0, rows, away, "amin")
+        better = wrong & (away <= least[rows]) & (away < self.distance[rows])
+        self.x[rows[better]], self.distance = x[better], least
 
     def beyond(self, eps: float) -> Tensor:
         """The indices of rows for which nothing within ``eps`` is known."""

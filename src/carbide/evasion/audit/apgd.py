@@ -25,21 +25,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carbide.evasion._ascent import ascend
+from carbide.evasion._ascent import ascend, cross_entropy, scaled_margin
 from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, margins
 from carbide.evasion.audit.pgd import gradient_refusal
 from carbide.registry import Method
 from carbide.run import track
 from carbide.types import Access, Array, InputError, LpBall, Rng, Threat
 
+LOSSES = {"margin": scaled_margin, "cross_entropy": cross_entropy}
+
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(Method):
-    """Margin-loss APGD: ``steps`` untargeted, then ``target_steps`` on each of the ``targets`` likeliest other classes."""
+    """Margin-loss APGD: ``steps`` untargeted, then ``target_steps`` on each of the ``targets`` likeliest other classes.
+
+    ``loss`` ``cross_entropy`` makes the untargeted part the paper's APGD-CE; on single classes it is always the margin.
+    """
 
     steps: int = 20
     target_steps: int = 20
     targets: int = 9
+    loss: str = "margin"
     threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
     needs: ClassVar[Access] = Access.GRADIENTS
     default: ClassVar[bool] = False
@@ -50,6 +56,8 @@ class APGD(Method):
             raise InputError(f"apgd: steps is {self.steps} and target_steps {self.target_steps}; give whole numbers >= 1")
         if self.targets < 0:
             raise InputError(f"apgd: targets is {self.targets}; give a number of classes >= 0")
+        if self.loss not in LOSSES:
+            raise InputError(f"apgd: loss is {self.loss!r}; choose {' or '.join(LOSSES)}")
 
     def refuses(self, case: Any, threat: Threat) -> str | None:
         """Gradients say nothing about how few features an L0 change needs."""
@@ -80,5 +88,6 @@ class APGD(Method):
             if len(rows) == 0:
                 break
             ascend(model, ball.rows(rows), y[rows], None if target is None else target[rows], rows, best,
-                   self.steps if target is None else self.target_steps, generator)  # fmt: skip
+                   self.steps if target is None else self.target_steps, generator,
+                   loss=LOSSES[self.loss] if target is None else scaled_margin)  # fmt: skip
         return best.x

@@ -35,6 +35,7 @@ from carbide.types import Access, Array, InputError, LpBall, Rng, Threat
 BEYOND = 1.05  # how far past the tangent plane a step goes
 HOME = 0.1  # the most that a step is drawn towards the plane's point nearest to the clean row
 BACK = 0.9  # the share of the change that is kept once the row is wrong
+TOGETHER = 96  # rows and classes that are tried at once where rows are few
 HALVINGS = 3  # of the way to the nearest wrong input, at the end
 
 
@@ -70,10 +71,10 @@ class FAB(Method):
         for part, ball, labels in track(list(batches(model, x, y, threat)), label="fab"):
             nearest = Nearest(model, ball, labels)
             others = likeliest(nearest.logits, labels)[:, : self.targets]
-            for target in others.T:
+            for targets in others.split(max(1, TOGETHER // max(1, len(labels))), dim=1):
                 rows = nearest.beyond(ball.eps)
                 if len(rows):
-                    self._chase(nearest, rows, target[rows])
+                    self._chase(nearest, rows.repeat(targets.shape[1]), targets[rows].T.flatten())
             nearest.close_in(HALVINGS)
             out[part] = restored(nearest, out[part])
         return out
@@ -83,7 +84,7 @@ class FAB(Method):
         clean, low, high = (part.flatten(1) for part in (ball.clean, ball.lower, ball.upper))
         x = clean
         for _ in range(self.steps):
-            _, gap, gradient = gradient_of(model, x.reshape(ball.clean.shape), lambda z: towards(z, y, target, model.threshold))
+            _, gap, gradient = gradient_of(model, x.reshape(ball.clean.shape), lambda z, y, target: towards(z, y, target, model.threshold), y, target)
             w = gradient.flatten(1)
             step = to_plane(w, -gap, p=ball.p, down=x - low, up=high - x)
             home = to_plane(w, -(gap + (w * (clean - x)).sum(1)), p=ball.p, down=clean - low, up=high - clean)

@@ -20,9 +20,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from carbide.evasion._gradients import Ball, Best, array, batches, cut, generator_of, gradient_of, margins
+from carbide.evasion._ascent import cross_entropy
+from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, gradient_of, margins
 from carbide.registry import Method
 from carbide.run import track
 from carbide.types import Access, Array, InputError, LpBall, Rng, Threat
@@ -68,15 +69,20 @@ class PGD(Method):
         return out
 
     def _run(self, model: Any, ball: Ball, y: Tensor, rows: Tensor, best: Best, generator: torch.Generator) -> None:
+        ball = ball.tight()
         x = ball.random(generator)
         for turn in range(self.steps + 1):
-            logits, _, gradient = gradient_of(model, x, lambda z, y: _loss(z, y, model.threshold), y)
+            logits, _, gradient = gradient_of(model, x, lambda z, y: cross_entropy(z, y, None, model.threshold), y)
             keep = best.see(rows, x, logits, margins(logits, y, model.threshold))
             if turn == self.steps or not bool(keep.any()):
                 return
+            moved = ball.project(x + self.step * ball.eps * ball.direction(gradient, x=x))
+            keep &= (moved != x).flatten(1).any(1)  # a row that the step brings back to where it was would stay there
             if not bool(keep.all()):
-                x, y, rows, gradient, ball = x[keep], y[keep], rows[keep], gradient[keep], ball.rows(keep)
-            x = ball.project(x + self.step * ball.eps * ball.direction(gradient, x=x))
+                moved, y, rows, ball = moved[keep], y[keep], rows[keep], ball.rows(keep)
+            x = moved
+            if len(x) == 0:
+                return
 
 
 def gradient_refusal(threat: Threat) -> str | None:
@@ -84,9 +90,3 @@ def gradient_refusal(threat: Threat) -> str | None:
     if isinstance(threat, LpBall) and threat.p == 0:
         return "it has no steepest step for L0 changes; choose linf, l2 or l1"
     return None
-
-
-def _loss(logits: Tensor, y: Tensor, threshold: float) -> Tensor:
-    if logits.shape[1] == 2:  # the cross-entropy of the decision at the operating point
-        logits = logits - torch.tensor([0.0, cut(threshold)], dtype=logits.dtype, device=logits.device)
-    return nn.functional.cross_entropy(logits, y, reduction="none")

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carbide.evasion._alarm import sample_first
 from carbide.evasion._ascent import ascend
 from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, gradient_of, margins
 from carbide.evasion._nearest import likeliest, towards
@@ -41,16 +40,17 @@ from carbide.types import Access, Array, InputError, LpBall, Rng, Threat, decide
 
 EFFORTS = ("quick", "full")
 SWEEP = (1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.1, 0.1)  # the steps of the sweep, in multiples of eps
-STEPS, LONG = 12, 40  # of APGD: towards each near class, and of each start of the rows that came closest
-STARTS = 4  # of those, half towards the nearest class and half towards the next
+STEPS, MIDDLE, LONG = 12, 24, 40  # of APGD: towards each near class, each class of rows that came closest, and of each of their starts
+STARTS = 2  # of those, half towards the nearest class and half towards the next
 SPARSE = 3  # times as many steps for L1, where most are spent in wider balls
-TARGETS, NEAR = 9, 3  # classes at most, and of those that are near to first order
+NEAR, ALL = 3, 3  # classes that are tried: where near to first order, and on rows that came closest
 CANDIDATES = 6  # likeliest classes among which MALT orders
 WITHIN = 1.5  # a class is near whose boundary is at most so many eps away, to first order
-CLOSE = 0.1  # the class of the runner-up is tried too on rows with less than this share of their clean margin left
-FRONT = 24  # rows that are tried on more classes and starts at a time, the closest first, for as long as some break
-SAMPLE = 16  # rows that a certificate or an alarm tries first
-ALARMS = {"fab": FAB(steps=12, targets=3), "square": Square(queries=150)}
+CLOSE, STUCK = 0.1, 0.9  # shares of the clean margin left: with less the nearest class is tried however far it is, with more gradients led nowhere
+FRONT, SHARE = 8, 0.12  # rows that meet more classes and starts at a time, at least so many and this share of those that stand
+SAMPLE = 32  # rows that a certificate tries first
+ASKED = 8  # rows in most doubt, and as many others, that an alarm tries first
+ALARMS = {"fab": FAB(steps=12, targets=3), "square": Square(queries=100)}
 
 
 class Proposal(NamedTuple):
@@ -137,11 +137,19 @@ def _ring(name: str, alarm: Method, model: Any, x: Array, y: Array, threat: LpBa
         return int(wrong.sum())
 
     rows = np.flatnonzero(found.stage == "")
-    rows = rows[np.argsort(-doubt[rows], kind="stable")]
-    for first in range(0, len(rows), SAMPLE):
-        if not on(0, rows[first : first + SAMPLE]):
-            break
-    sample_first(rows[first + SAMPLE :] if len(rows) else rows, rng, on, SAMPLE)
+    first = np.argsort(-doubt[rows], kind="stable")[:ASKED]
+    others = np.setdiff1d(np.arange(len(rows)), first)
+    drawn = rng.permutation(others)[:ASKED]
+    on(0, rows[np.sort(np.concatenate([first, drawn]))])
+    fell = found.stage[rows] != ""
+    if fell[drawn].any():
+        on(1, rows[np.setdiff1d(others, drawn)])
+    elif fell[first].any():
+        later = others[np.argsort(-doubt[rows[others]], kind="stable")]
+        later = later[~np.isin(later, drawn)]
+        for start in range(0, len(later), 2 * ASKED):
+            if not on(2, rows[later[start : start + 2 * ASKED]]):
+                break
 
 
 class _Run:
@@ -197,19 +205,23 @@ class _Run:
             x = ball.near(x + size * ball.eps * ball.direction(gradient, x=x))
 
     def _front(self, rows: Tensor, order: Tensor) -> None:
-        """All classes and several starts for the rows with the least margin left, some at a time, until none of them breaks."""
+        """More classes and starts for the rows that came closest and for those whose margin did not move, for as long as some of them break."""
         alive = ~self.best.broken[rows]
-        rows, order = rows[alive], order[alive]
-        closest = self._left(rows).argsort()
-        for some in closest.split(FRONT):
-            part, classes = rows[some], order[some]
-            count = min(TARGETS, classes.shape[1])
-            self._ascend(part.repeat(count), classes[:, :count].T.flatten(), 2 * STEPS)
-            still = ~self.best.broken[part]
-            several, classes = part[still].repeat(STARTS), classes[still]
-            self._ascend(several, torch.cat([classes[:, start % min(2, count)] for start in range(STARTS)]), LONG)
-            if not bool(self.best.broken[part].any()):
-                return
+        rows, order, left = rows[alive], order[alive], self._left(rows[alive])
+        stuck = left > STUCK
+        for queue in (left.argsort()[: int((~stuck).sum())], left.argsort(descending=True)[: int(stuck.sum())]):
+            first, size = 0, max(FRONT, int(SHARE * len(rows)))
+            while first < len(queue) and self._start_often(rows[queue[first : first + size]], order[queue[first : first + size]]):
+                first, size = first + size, FRONT
+
+    def _start_often(self, rows: Tensor, order: Tensor) -> bool:
+        """Many classes, then several starts; whether a row broke."""
+        count = min(ALL, order.shape[1])
+        self._ascend(rows.repeat(count), order[:, :count].T.flatten(), MIDDLE)
+        still = ~self.best.broken[rows]
+        several, order = rows[still].repeat(STARTS), order[still]
+        self._ascend(several, torch.cat([order[:, start % min(2, count)] for start in range(STARTS)]), LONG)
+        return bool(self.best.broken[rows].any())
 
     def _left(self, rows: Tensor) -> Tensor:
         """The share of the clean margin that the best attack so far leaves."""
