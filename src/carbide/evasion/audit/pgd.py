@@ -76,13 +76,9 @@ class PGD(Method):
             keep = best.see(rows, x, logits, margins(logits, y, model.threshold))
             if turn == self.steps or not bool(keep.any()):
                 return
-            moved = ball.project(x + self.step * ball.eps * ball.direction(gradient, x=x))
-            keep &= (moved != x).flatten(1).any(1)  # a row that the step brings back to where it was would stay there
             if not bool(keep.all()):
-                moved, y, rows, ball = moved[keep], y[keep], rows[keep], ball.rows(keep)
-            x = moved
-            if len(x) == 0:
-                return
+                x, y, rows, gradient, ball = x[keep], y[keep], rows[keep], gradient[keep], ball.rows(keep)
+            x = ball.project(x + self.step * ball.eps * ball.direction(gradient, x=x))
 
 
 def gradient_refusal(threat: Threat) -> str | None:

@@ -1,9 +1,10 @@
 """Croce & Hein 2020, https://arxiv.org/abs/2003.01690, in the order that saves time: the ensemble of parameter-free attacks on nets.
 
-Rows that interval bounds certify are never attacked. The others meet, each only until it breaks: a short sweep down the margin, APGD on
-the margin, APGD towards single classes in the order of gap over the dual norm of its gradient (MALT, Melamed et al. 2024,
-https://arxiv.org/abs/2407.02240), longer for rows that came close. FAB-T and Square then try a sample of what stands, and all of it as
-soon as one breaks: gradients that lead nowhere are no defence. For L0 it is sigma-zero alone.
+Rows that interval bounds certify are never attacked. The others meet, each only until it breaks: a short sweep down the margin; short
+APGD towards the classes that are near by gap over the dual norm of its gradient (MALT, Melamed et al. 2024,
+https://arxiv.org/abs/2407.02240); then, closest rows first and for as long as some of them break, longer runs from several starts, and
+the same for rows whose margin did not move. FAB-T and Square then try the rows in most doubt and a sample of the others, and all of them
+as soon as one of the sample breaks: gradients that lead nowhere are no defence. For L0 it is sigma-zero alone.
 
 >>> import numpy as np, torch
 >>> from carbide.models.torch_net import TorchModel
@@ -48,9 +49,9 @@ CANDIDATES = 6  # likeliest classes among which MALT orders
 WITHIN = 1.5  # a class is near whose boundary is at most so many eps away, to first order
 CLOSE, STUCK = 0.1, 0.9  # shares of the clean margin left: with less the nearest class is tried however far it is, with more gradients led nowhere
 FRONT, SHARE = 8, 0.12  # rows that meet more classes and starts at a time, at least so many and this share of those that stand
-SAMPLE = 32  # rows that a certificate tries first
+SAMPLE = 16  # rows that a certificate tries first
 ASKED = 8  # rows in most doubt, and as many others, that an alarm tries first
-ALARMS = {"fab": FAB(steps=12, targets=3), "square": Square(queries=100)}
+ALARMS = {"fab": FAB(steps=12, targets=2), "square": Square(queries=100)}
 
 
 class Proposal(NamedTuple):
@@ -62,7 +63,7 @@ class Proposal(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Standard(Method):
-    """The default ensemble for nets: certificate, margin sweep, APGD, targeted APGD, then FAB-T and Square as an alarm.
+    """The default ensemble for nets: certificate, margin sweep, targeted APGD, several starts, then FAB-T and Square as an alarm.
 
     ``effort`` ``quick`` ends after the sweep and APGD towards the nearest class, for choosing among candidates.
     """
@@ -165,7 +166,7 @@ class _Run:
         self._mark("wrong")
 
     def climb(self, *, full: bool) -> None:
-        """All stages, or the sweep and one run towards the nearest class."""
+        """All stages, or the sweep and one run towards the nearest class where it is near."""
         self._sweep()
         self._mark("sweep")
         rows = self.best.alive()
@@ -174,7 +175,7 @@ class _Run:
         order, reach = self._order(rows)
         near = reach <= WITHIN * self.ball.eps
         near[:, NEAR if full else 1 :] = False
-        near[:, 0] |= (self._left(rows) < CLOSE) | (not full)
+        near[:, 0] |= self._left(rows) < CLOSE
         row, which = near.nonzero(as_tuple=True)
         self._ascend(rows[row], order[row, which], STEPS)
         self._mark("targeted")
