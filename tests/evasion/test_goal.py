@@ -76,6 +76,7 @@ def test_the_rows_that_can_reach_the_target_fall_and_no_others(target):
     assert headline.metric == METRIC
     assert headline.value == pytest.approx(1 - fell.mean())
     assert "towards class" in headline.threat
+    assert "takes for the target" in headline.note
     assert verify(section, model, case, threat) == [(METRIC, headline.value, headline.value)]
     worst = next(f for f in section.findings if f.metric.startswith("worst class"))
     assert worst.value == pytest.approx(min((~fell[y == c]).mean() for c in set(y.tolist())))

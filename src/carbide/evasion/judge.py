@@ -208,9 +208,12 @@ def _audit_aimed(case: Case, threat: LpBall, methods: Mapping[str, Method]) -> S
     if not section.findings:
         return section
     fell, old = section.evidence["broken"], "robust accuracy"
-    findings = tuple(replace(f, threat=threat.words(), metric=f.metric.replace(old, TARGETED)) for f in section.findings)
+    wrong, taken = "rows that the model gets wrong as they are", "rows that the model takes for the target as they are"
+    findings = tuple(replace(f, threat=threat.words(), metric=f.metric.replace(old, TARGETED), note=f.note.replace(wrong, taken))
+                     for f in section.findings)  # fmt: skip
     findings = tuple(_worst(f, data, fell) if f.metric.startswith("worst class") else f for f in findings)
-    figures = tuple(replace(f, title=f.title.replace(old, TARGETED), y_label=f.y_label.replace(old, TARGETED)) for f in section.figures)
+    figures = tuple(replace(f, title=f.title.replace(old, TARGETED), y_label=f.y_label.replace(old, TARGETED),
+                            series=tuple(replace(line, name=line.name.replace(old, TARGETED)) for line in f.series)) for f in section.figures)  # fmt: skip
     bars = class_bars(TARGETED, data, section.evidence["wrong"], fell)
     figures = tuple(bars if f.title == bars.title else f for f in figures)
     return replace(section, findings=findings, figures=figures, evidence={**section.evidence, "y": data.y})
