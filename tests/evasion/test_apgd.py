@@ -97,3 +97,18 @@ def test_l1_ascent_changes_few_features_and_beats_dense_steps():
     assert np.median(changed) <= 16, "an L1 change of least margin is sparse"
     dense = broken(model, PGD(step=1.0, steps=1), test.x, test.y, threat)
     assert broken(model, APGD(), test.x, test.y, threat).sum() > dense.sum() + 10
+
+
+def test_the_cross_entropy_may_be_followed_and_other_losses_are_refused():
+    test, model, threat = digits().test, digits_net(), LpBall(eps=0.08)
+    margin, entropy = (broken(model, APGD(targets=0, loss=loss), test.x, test.y, threat).sum() for loss in ("margin", "cross_entropy"))
+    assert abs(int(margin) - int(entropy)) <= 3
+    model = linear([2.0, -1.0, 0.5, 0.0], 0.0, scale=1000.0)
+    model.module.float()
+    x = np.random.default_rng(0).normal(size=(200, 4))
+    x = x[np.abs(x @ [2.0, -1.0, 0.5, 0.0]) > 0.8]
+    y = decide(model.predict(x))
+    margin, entropy = (broken(model, APGD(loss=loss), x, y, LpBall(eps=1.0)).sum() for loss in ("margin", "cross_entropy"))
+    assert entropy < margin, "the cross-entropy of a sure net has no gradient"
+    with pytest.raises(InputError, match="loss is 'dlr'"):
+        APGD(loss="dlr")

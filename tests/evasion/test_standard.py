@@ -7,11 +7,15 @@ from carbide import registry
 from carbide._audit import Ask, attacks
 from carbide.evasion._alarm import SAMPLE, sample_first
 from carbide.evasion._counted import Counted
+from carbide.evasion._gradients import Ball, Best, gradient_of, margins
+from carbide.evasion.audit import standard
 from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.audit.pgd import PGD
 from carbide.evasion.audit.standard import Standard, certified
 from carbide.evasion.judge import audit, judge
+from carbide.evasion.prove.branch_and_bound import BranchAndBound
 from carbide.models.torch_net import TorchModel
+from carbide.space.balls import inside_ball, norms
 from carbide.types import Case, InputError, LpBall, decide, rng_for
 from tests.evasion.nets import bounded, digits, digits_net, linear, tiny, unit_space
 
@@ -191,3 +195,56 @@ def test_it_is_what_runs_on_nets_unless_others_are_named():
 def test_wrong_options_are_refused_by_name():
     with pytest.raises(InputError, match="effort is 'huge'"):
         Standard(effort="huge")
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.1])
+def test_leaves_no_row_that_a_complete_search_breaks(eps):
+    model = tiny(1, inputs=3, classes=4)
+    x = np.random.default_rng(1).uniform(0.1, 0.9, size=(60, 3))
+    y, threat = decide(model.predict(x)), LpBall(eps=eps)
+    stands = BranchAndBound()(model, x, y, threat, rng_for(0)).holds
+    found = broken(model, Standard(), x, y, threat)
+    assert 5 < stands.sum() < 55
+    assert not (found & stands).any()
+    assert (~stands & ~found).sum() <= 1, "the search leaves undecided what is within rounding"
+
+
+def test_rows_that_came_closest_and_rows_that_did_not_move_get_several_starts(monkeypatch):
+    seen = []
+    monkeypatch.setattr(standard._Run, "_start_often", lambda self, rows, order: seen.append(rows) or False)
+    model, x, y, _ = bounded(4, rows=120)
+    masked = TorchModel(module=Steps(model.module, 1e-3), space=model.space, classes=2)
+    Standard().propose(masked, x, y, LpBall(eps=0.15), rng_for(0))
+    assert len(seen) == 1, "a row without a gradient has all of its margin left, so that none came close"
+    assert 8 <= len(seen[0]) < 120
+    seen.clear()
+    Standard().propose(digits_net(), digits().test.x, digits().test.y, LpBall(eps=0.05), rng_for(0))
+    assert len(seen) >= 1
+
+
+def test_an_ascent_may_repeat_rows_and_keeps_the_closest_of_them():
+    best = Best(torch.zeros(3, 1))
+    rows, x = torch.tensor([0, 0, 1, 0]), torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    best.note(rows, x, torch.tensor([0.5, 0.2, 0.7, 0.4]))
+    assert best.x.flatten().tolist() == [2.0, 3.0, 0.0]
+    left = best.fall(rows, x, torch.ones(4, 2), torch.tensor([0.5, 0.2, 0.7, -1.0]))
+    assert left.tolist() == [False, False, True, False]
+    assert best.x.flatten().tolist() == [4.0, 3.0, 0.0]
+
+
+def test_rows_in_slices_have_the_gradient_of_all_at_once():
+    x, y = torch.rand(250, 2, generator=torch.Generator().manual_seed(0)), torch.arange(250) % 3
+    model = tiny(0)
+    for whole, parts in zip(*(gradient_of(model, x, lambda z, *_: margins(z, y[: len(z)] * 0), *given) for given in ((), (y,))), strict=True):
+        torch.testing.assert_close(parts, whole)
+
+
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+def test_what_an_ascent_projects_to_is_allowed_and_reaches_the_rim(p):
+    rng = np.random.default_rng(0)
+    clean = rng.uniform(size=(200, 6))
+    model = TorchModel(module=torch.nn.Linear(6, 2).double(), space=unit_space(6), classes=2)
+    ball = Ball.of(model, clean, LpBall(p=p, eps=0.3)).tight()
+    near = ball.near(torch.as_tensor(clean + rng.normal(size=clean.shape))).numpy()
+    assert inside_ball(near, clean, p=p, eps=0.3, lower=0.0, upper=1.0, slack=1e-9).all()
+    assert np.median(norms(near - clean, p)) > 0.29
