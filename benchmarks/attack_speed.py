@@ -89,7 +89,7 @@ def measure(kind: Kind, name: str, rows: int) -> dict[str, Any]:
             attack = make(name, model, kind.threat, seed)
             if attack is None:
                 break
-            np.random.seed(seed)  # ART draws its starts from here
+            np.random.seed(seed)  # noqa: NPY002 -- ART draws its starts from here
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 start = time.perf_counter()
