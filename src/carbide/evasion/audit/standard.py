@@ -41,8 +41,8 @@ from carbide.types import Access, Array, InputError, LpBall, Rng, Threat, decide
 
 EFFORTS = ("quick", "full")
 SWEEP = (1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.1, 0.1)  # the steps of the sweep, in multiples of eps
-STEPS, MIDDLE, LONG = 12, 24, 40  # of APGD: towards each near class, each class of rows that came closest, and of each of their starts
-STARTS = 2  # of those, half towards the nearest class and half towards the next
+STEPS, MIDDLE, LONG = 12, 24, 50  # of APGD: towards each near class, each class of rows that came closest, and of each of their starts
+STARTS = 4  # of those, half towards the nearest class and half towards the next
 SPARSE = 3  # times as many steps for L1, where most are spent in wider balls
 NEAR, ALL = 3, 3  # classes that are tried: where near to first order, and on rows that came closest
 CANDIDATES = 6  # likeliest classes among which MALT orders
