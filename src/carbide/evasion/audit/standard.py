@@ -41,8 +41,8 @@ from carbide.types import Access, Array, InputError, LpBall, Rng, Threat, decide
 
 EFFORTS = ("quick", "full")
 SWEEP = (1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.1, 0.1)  # the steps of the sweep, in multiples of eps
-STEPS, MIDDLE, LONG = 12, 24, 50  # of APGD: towards each near class, each class of rows that came closest, and of each of their starts
-STARTS = 4  # of those, half towards the nearest class and half towards the next
+STEPS, MIDDLE, LONG = 12, 24, 60  # of APGD: towards each near class, each class of rows that came closest, and of each of their starts
+STARTS = 8  # of those, half towards the nearest class and half towards the next
 SPARSE = 3  # times as many steps for L1, where most are spent in wider balls
 NEAR, ALL = 3, 3  # classes that are tried: where near to first order, and on rows that came closest
 CANDIDATES = 6  # likeliest classes among which MALT orders
@@ -51,7 +51,7 @@ CLOSE, STUCK = 0.1, 0.9  # shares of the clean margin left: with less the neares
 FRONT, SHARE = 8, 0.12  # rows that meet more classes and starts at a time, at least so many and this share of those that stand
 SAMPLE = 16  # rows that a certificate tries first
 ASKED = 8  # rows in most doubt, and as many others, that an alarm tries first
-ALARMS = {"fab": FAB(steps=12, targets=2), "square": Square(queries=100)}
+ALARMS = {"fab": FAB(steps=15, targets=3), "square": Square(queries=500)}
 
 
 class Proposal(NamedTuple):
