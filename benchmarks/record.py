@@ -9,6 +9,7 @@ import datetime
 import os
 import platform
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def record(name: str, rows: Sequence[Mapping[str, Any]], *, protocol: str, notes
 
     machine = f"{processor()}, {len(os.sched_getaffinity(0))} cores"
     stack = ", ".join(f"{k} {v}" for k, v in versions().items())
-    command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *map(shlex.quote, sys.argv[1:])])
     section = "\n".join(
         [f"## {name}", "", protocol, "", table(rows), "", *[f"- {note}" for note in notes], *([""] if notes else []),
          f"`{command}`, {datetime.date.today().isoformat()}; {machine}; {stack}.", ""])  # fmt: skip

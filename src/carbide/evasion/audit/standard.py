@@ -41,8 +41,8 @@ from carbide.types import Access, Array, InputError, LpBall, Rng, Threat, decide
 
 EFFORTS = ("quick", "full")
 SWEEP = (1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.1, 0.1)  # the steps of the sweep, in multiples of eps
-STEPS, MIDDLE, LONG = 12, 24, 60  # of APGD: towards each near class, each class of rows that came closest, and of each of their starts
-STARTS = 8  # of those, half towards the nearest class and half towards the next
+STEPS, MIDDLE, LONG = 12, 24, 100  # of APGD: towards each near class, each class of rows that came closest, and of each of their starts
+STARTS = 4  # of those, half towards the nearest class and half towards the next
 SPARSE = 3  # times as many steps for L1, where most are spent in wider balls
 NEAR, ALL = 3, 3  # classes that are tried: where near to first order, and on rows that came closest
 CANDIDATES = 6  # likeliest classes among which MALT orders
@@ -50,8 +50,9 @@ WITHIN = 1.5  # a class is near whose boundary is at most so many eps away, to f
 CLOSE, STUCK = 0.1, 0.9  # shares of the clean margin left: with less the nearest class is tried however far it is, with more gradients led nowhere
 FRONT, SHARE = 8, 0.12  # rows that meet more classes and starts at a time, at least so many and this share of those that stand
 SAMPLE = 16  # rows that a certificate tries first
-ASKED = 8  # rows in most doubt, and as many others, that an alarm tries first
-ALARMS = {"fab": FAB(steps=15, targets=3), "square": Square(queries=500)}
+DOUBTED, ASKED = 8, 8  # rows in most doubt, on either side, and others drawn at random, that an alarm tries first
+ALARMS = {"fab": FAB(steps=12, targets=2), "square": Square(queries=200)}  # for a sample of rows, and for the others where it rings
+THOROUGH = {"fab": FAB(steps=60, targets=9), "square": Square(queries=400)}  # for rows in most doubt
 
 
 class Proposal(NamedTuple):
@@ -98,7 +99,7 @@ class Standard(Method):
             out[rows[part]], stage[rows[part]], doubt[rows[part]] = array(run.best.x), run.stage, array(run.best.margin / run.margin)
         if self.effort == "full":
             for name, alarm in ALARMS.items():
-                _ring(name, alarm, model, np.asarray(x, np.float64), y, threat, rng, Proposal(out, stage), doubt)
+                _ring(name, (alarm, THOROUGH[name]), model, np.asarray(x, np.float64), y, threat, rng, Proposal(out, stage), doubt)
         return Proposal(out, stage)
 
     def _fewest(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Proposal:
@@ -124,11 +125,11 @@ def certified(model: Any, x: Array, y: Array, threat: LpBall) -> Array:
     return found
 
 
-def _ring(name: str, alarm: Method, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng, found: Proposal, doubt: Array) -> None:
-    """Let an alarm try what stands: the rows in most ``doubt``, for as long as some break, and a sample; all, if that breaks."""
-    space = model.space
+def _ring(name: str, alarms: tuple[Method, Method], model: Any, x: Array, y: Array, threat: LpBall, rng: Rng, found: Proposal, doubt: Array) -> None:
+    """Let an alarm try a sample of what stands, and all if that breaks; its thorough form the rows in most ``doubt``, for as long as some break."""
+    space, (quick, thorough) = model.space, alarms
 
-    def on(number: int, rows: Array) -> int:
+    def on(alarm: Method, rows: Array) -> int:
         if len(rows) == 0:
             return 0
         z = alarm(model, x[rows], y[rows], threat, rng)
@@ -138,18 +139,14 @@ def _ring(name: str, alarm: Method, model: Any, x: Array, y: Array, threat: LpBa
         return int(wrong.sum())
 
     rows = np.flatnonzero(found.stage == "")
-    first = np.argsort(-doubt[rows], kind="stable")[:ASKED]
-    others = np.setdiff1d(np.arange(len(rows)), first)
-    drawn = rng.permutation(others)[:ASKED]
-    on(0, rows[np.sort(np.concatenate([first, drawn]))])
-    fell = found.stage[rows] != ""
-    if fell[drawn].any():
-        on(1, rows[np.setdiff1d(others, drawn)])
-    elif fell[first].any():
-        later = others[np.argsort(-doubt[rows[others]], kind="stable")]
-        later = later[~np.isin(later, drawn)]
-        for start in range(0, len(later), 2 * ASKED):
-            if not on(2, rows[later[start : start + 2 * ASKED]]):
+    order = np.argsort(-doubt[rows], kind="stable")
+    drawn = rng.permutation(order[DOUBTED:])[:ASKED]
+    if on(quick, rows[np.sort(drawn)]):
+        on(quick, rows[np.setdiff1d(order[DOUBTED:], drawn)])
+    for queue in (order, order[::-1]):  # those that did not move, and those that came closest
+        for start in range(0, len(queue), DOUBTED):
+            part = rows[queue[start : start + DOUBTED]]
+            if not on(thorough, part[found.stage[part] == ""]):
                 break
 
 
