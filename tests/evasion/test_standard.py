@@ -94,7 +94,7 @@ def test_breaks_what_long_runs_to_every_class_break(p, eps):
     mine = broken(ours, Standard(), x, y, threat)
     long = broken(theirs, APGD(steps=80, target_steps=60), x, y, threat)
     assert mine.sum() >= long.sum() - 1
-    assert ours.queries < 2 * theirs.queries  # alarms included, which on few rows are most of it
+    assert ours.queries < 3 * theirs.queries  # alarms included, which on few rows are most of it
 
 
 @pytest.mark.parametrize("factor", [100.0, 1e4])

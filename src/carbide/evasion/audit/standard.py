@@ -51,8 +51,8 @@ CLOSE, STUCK = 0.1, 0.9  # shares of the clean margin left: with less the neares
 FRONT, SHARE = 8, 0.12  # rows that meet more classes and starts at a time, at least so many and this share of those that stand
 SAMPLE = 16  # rows that a certificate tries first
 DOUBTED, ASKED = 8, 8  # rows in most doubt, on either side, and others drawn at random, that an alarm tries first
-ALARMS = {"fab": FAB(steps=12, targets=2), "square": Square(queries=200)}  # for a sample of rows, and for the others where it rings
-THOROUGH = {"fab": FAB(steps=60, targets=9), "square": Square(queries=400)}  # for rows in most doubt
+ALARMS = {"fab": FAB(steps=12, targets=2), "square": Square(queries=100)}  # where gradients broke most rows, and for all once a sample broke
+THOROUGH = {"fab": FAB(steps=60, targets=9), "square": Square(queries=400)}  # where they left most
 
 
 class Proposal(NamedTuple):
@@ -98,8 +98,9 @@ class Standard(Method):
             run.climb(full=self.effort == "full")
             out[rows[part]], stage[rows[part]], doubt[rows[part]] = array(run.best.x), run.stage, array(run.best.margin / run.margin)
         if self.effort == "full":
-            for name, alarm in ALARMS.items():
-                _ring(name, (alarm, THOROUGH[name]), model, np.asarray(x, np.float64), y, threat, rng, Proposal(out, stage), doubt)
+            alarms = THOROUGH if np.isin(stage, ["", "certified"]).sum() > len(stage) / 2 else ALARMS
+            for name, alarm in alarms.items():
+                _ring(name, alarm, model, np.asarray(x, np.float64), y, threat, rng, Proposal(out, stage), doubt)
         return Proposal(out, stage)
 
     def _fewest(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Proposal:
@@ -125,29 +126,31 @@ def certified(model: Any, x: Array, y: Array, threat: LpBall) -> Array:
     return found
 
 
-def _ring(name: str, alarms: tuple[Method, Method], model: Any, x: Array, y: Array, threat: LpBall, rng: Rng, found: Proposal, doubt: Array) -> None:
-    """Let an alarm try a sample of what stands, and all if that breaks; its thorough form the rows in most ``doubt``, for as long as some break."""
-    space, (quick, thorough) = model.space, alarms
+def _ring(name: str, alarm: Method, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng, found: Proposal, doubt: Array) -> None:
+    """Let an alarm try the rows that did not move, those that came closest, each for as long as some break, and a sample; all, if that breaks."""
+    space = model.space
 
-    def on(alarm: Method, rows: Array) -> int:
+    def on(alarm: Method, rows: Array) -> None:
         if len(rows) == 0:
-            return 0
+            return
         z = alarm(model, x[rows], y[rows], threat, rng)
         z = project(z, x[rows], p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper)
         wrong = decide(model.predict(z), model.threshold) != y[rows]
         found.x[rows[wrong]], found.stage[rows[wrong]] = z[wrong], name
-        return int(wrong.sum())
 
     rows = np.flatnonzero(found.stage == "")
-    order = np.argsort(-doubt[rows], kind="stable")
-    drawn = rng.permutation(order[DOUBTED:])[:ASKED]
-    if on(quick, rows[np.sort(drawn)]):
-        on(quick, rows[np.setdiff1d(order[DOUBTED:], drawn)])
-    for queue in (order, order[::-1]):  # those that did not move, and those that came closest
-        for start in range(0, len(queue), DOUBTED):
-            part = rows[queue[start : start + DOUBTED]]
-            if not on(thorough, part[found.stage[part] == ""]):
-                break
+    rows = rows[np.argsort(-doubt[rows], kind="stable")]
+    queues = [rows, rows[::-1]]
+    drawn = rng.permutation(rows[DOUBTED:-DOUBTED])[:ASKED]
+    on(alarm, np.unique(np.concatenate([*(queue[:DOUBTED] for queue in queues), drawn])))
+    if (found.stage[drawn] != "").any():
+        on(ALARMS[name], np.setdiff1d(rows[DOUBTED:-DOUBTED], drawn))
+    for queue in queues:
+        start = 0
+        while (found.stage[queue[start : start + DOUBTED]] == name).any():
+            start += DOUBTED
+            part = queue[start : start + DOUBTED]
+            on(alarm, part[found.stage[part] == ""])
 
 
 class _Run:
