@@ -25,6 +25,7 @@ from carbide.data import builtin
 from carbide.evasion.audit.standard import Standard
 from carbide.evasion.harden.interval_training import IntervalTraining
 from carbide.evasion.harden.mart import MART
+from carbide.evasion.harden.mixed_interval_training import MixedIntervalTraining
 from carbide.evasion.harden.nfgsm import NFGSM
 from carbide.evasion.harden.pgd_training import PGDTraining
 from carbide.evasion.harden.short_interval_training import ShortIntervalTraining
@@ -67,6 +68,7 @@ ROWS = {
     "short interval training, large net": Row(
         defence=ShortIntervalTraining(stretch=1.0, pace=2 / 3, full=0.5, clean=0.2), net=LARGE, recipe=CAREFUL, epochs=2.0
     ),
+    "mixed intervals": Row(defence=MixedIntervalTraining(stretch=1.0), net=WIDE, epochs=1.5),
     "small boxes": Row(defence=SmallBoxTraining(stretch=1.0, box=0.7, steps=1), net=WIDE, epochs=1.5),
 }
 DATA = {"digits": {"eps": 0.15, "epochs": 30, "width": 32}, "fashion": {"eps": 0.1, "epochs": 8, "width": 16}}
