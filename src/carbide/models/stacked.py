@@ -12,8 +12,10 @@ Each net sees the rows, the batches, the start and the rates that training it al
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 
 from carbide.models.torch_net import TorchModel, TorchRecipe, _address, load_weights, make_module
 from carbide.models.training import rate_schedule
-from carbide.run import track
+from carbide.run import cores, track
 from carbide.types import Array, Dataset, Rng
 
 ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.Softplus, nn.Identity)
@@ -61,11 +63,34 @@ def fit_many(recipe: TorchRecipe, dataset: Dataset, parts: Sequence[Array], rngs
     stacks = [group[i : i + stack] for group in groups.values() for i in range(0, len(group), stack)]
     x = torch.as_tensor(dataset.x, dtype=torch.float32, device=recipe.device).reshape(len(dataset), -1)
     y = torch.as_tensor(dataset.y, device=recipe.device)
-    for group in track(stacks, label="stacks of nets"):
+
+    def train(group: list[int]) -> None:
         _Stack(recipe, [nets[i] for i in group], x, y, [parts[i] for i in group]).train()
+
+    with _a_thread_each(), ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for _ in track(pool.map(train, stacks), label="stacks of nets", total=len(stacks)):
+            pass
     address = _address(recipe.factory)
     return [TorchModel(module=module, space=dataset.space, classes=dataset.classes, device=recipe.device, factory=address, options=recipe.options)
             for module, _ in nets]  # fmt: skip
+
+
+def ask_many(recipe: TorchRecipe, dataset: Dataset, parts: Sequence[Array], rngs: Sequence[Rng], x: Array) -> list[Array]:
+    """The probabilities ``(n, k)`` that the models of ``fit_many`` give rows ``x`` ``(n, *shape)``."""
+    models = fit_many(recipe, dataset, parts, rngs)
+    with _a_thread_each():
+        return [model.predict(x) for model in models]
+
+
+@contextlib.contextmanager
+def _a_thread_each() -> Iterator[None]:
+    """Inside, products of one stack take one thread: they are too small to be shared, and stacks run beside each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _start(recipe: TorchRecipe, seed: int) -> tuple[Any, torch.Generator]:

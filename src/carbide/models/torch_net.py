@@ -363,6 +363,12 @@ class TorchRecipe:
 
         return fit_many(self, dataset, parts, rngs)
 
+    def ask_many(self, dataset: Dataset, parts: Sequence[Array], rngs: Sequence[Rng], x: Array) -> list[Array]:
+        """The probabilities ``(n, k)`` that the models of ``fit_many`` give rows ``x``; ``many()`` must be true."""
+        from carbide.models.stacked import ask_many
+
+        return ask_many(self, dataset, parts, rngs, x)
+
     def starting_from(self, model: Any) -> TorchRecipe:
         """The same recipe, starting from a torch model's weights.
 

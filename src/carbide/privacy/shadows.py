@@ -19,7 +19,7 @@ from carbide.run import spread
 from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Recipe, Rng, Space, digest, rng_for
 
 CHUNK = 16  # models a stored step
-STACK = 128  # nets that are trained at once and make a stored step: here, not in workers, whose start would cost more
+STACK = 512  # nets that are trained at once and make a stored step: here, not in workers, whose start would cost more
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,10 +145,8 @@ def train_shadows(recipe: Recipe, pool: Dataset, count: int, seed: int, *, recor
 
 def _train_stack(jobs: list[_Job]) -> list[Array]:
     """The answers of several models that are trained at once."""
-    first = jobs[0]
-    rngs = [_rng(job) for job in jobs]
-    models = first.recipe.fit_many(first.pool, [job.rows for job in jobs], rngs)  # type: ignore[attr-defined]
-    return [model.predict(first.pool.x[first.records]) for model in models]
+    first, rngs = jobs[0], [_rng(job) for job in jobs]
+    return first.recipe.ask_many(first.pool, [job.rows for job in jobs], rngs, first.pool.x[first.records])  # type: ignore[attr-defined]
 
 
 def _rng(job: _Job) -> Rng:
