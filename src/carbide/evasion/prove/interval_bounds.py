@@ -5,8 +5,7 @@ even the worst corner of the last box is decided rightly, no change within the b
 
 >>> import numpy as np, torch
 >>> from carbide.models.torch_net import TorchModel
->>> from carbide.run import rows_at_once
-from carbide.types import LpBall, Space
+>>> from carbide.types import LpBall, Space
 >>> net = torch.nn.Linear(2, 2)
 >>> _ = net.load_state_dict({"weight": torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), "bias": torch.tensor([-0.9, 0.9])})
 >>> model = TorchModel(module=net, space=Space.table(["a", "b"]), classes=2)
