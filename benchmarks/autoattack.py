@@ -230,7 +230,7 @@ def main() -> None:
         return
     its, also, more = (sum(row[name] for row in table) for name in ("of its rows", "also broken", "only standard"))
     ratios = {masked: [row["CPU ratio"] for kind, row in zip(chosen, table, strict=True) if bool(kind.mask) == masked] for masked in (False, True)}
-    record("Images: the standard ensemble beside AutoAttack", table, protocol=(
+    record("Images: the standard ensemble beside AutoAttack" + (f", seed {given.seed}" if given.seed else ""), table, protocol=(
         f"{len(table)} nets, the first {given.rows} test rows of each data set, one process. Robust accuracy over all rows under each; of its rows: what "
         "AutoAttack breaks beyond those wrong as they are, and how many of them the standard ensemble breaks too; seconds by the clock and of the processor. "
         "Every changed input is judged by the same judge on the net as it is, in the same ball."),
