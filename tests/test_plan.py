@@ -203,3 +203,20 @@ def test_round_trip_through_yaml():
     again, _ = read_plan(yaml.safe_load(yaml.safe_dump(plan.model_dump(mode="json", exclude_defaults=True))))
     assert again == plan
     assert math.isclose(again.budget().accuracy_loss, 0.02)
+
+
+def test_what_was_not_tested_names_only_kinds_of_change_that_were_not_asked_about():
+    from types import SimpleNamespace
+
+    from carbide.pipeline import BLIND, _blind_evasion
+    from carbide.types import Corruption, Distortion, LpBall, Patch
+
+    def said(*threats):
+        return _blind_evasion(SimpleNamespace(asks=[SimpleNamespace(threat=threat) for threat in threats]))  # type: ignore[arg-type]
+
+    ball, patch, turn, worn = LpBall(eps=0.1), Patch(area=0.1), Distortion(rotation=10.0), Corruption()
+    assert said(ball) == BLIND["evasion"]
+    assert "rotation" in said(ball, patch)
+    assert "patches" not in said(ball, patch)
+    assert "every pixel" in said(turn)
+    assert "(" not in said(ball, patch, turn, worn)

@@ -28,7 +28,7 @@ from carbide.run import Progress, Run, Store, cores, use, write_whole
 from carbide.run.store import encode
 from carbide.stats.intervals import clopper_pearson
 from carbide.stats.performance import performance
-from carbide.types import Case, InputError, Model, OperatingPoint, Recipe, Section, Splits
+from carbide.types import Case, Corruption, Distortion, InputError, LpBall, Model, OperatingPoint, Patch, Recipe, Section, Splits, Threat
 
 VERBS = ("audit", "harden", "prove")
 PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "torch", "xgboost-cpu", "xgboost", "lightgbm", "onnxruntime")
@@ -37,6 +37,13 @@ BLIND = {
     "poisoning": "poison of another kind or a larger share than the stated one, and attackers who also control the training code",
     "privacy": "attackers who see more than answers (weights, training logs) or who reconstruct whole records",
     "extraction": "thieves with more queries or better natural data than the pool, and copies of the weight file",
+}
+
+IMAGE_CHANGES: Mapping[type[Threat], str] = {
+    LpBall: "a little of every pixel",
+    Patch: "patches",
+    Distortion: "rotation, light and blur",
+    Corruption: "common corruptions",
 }
 
 
@@ -242,10 +249,20 @@ def _worse(phases: Sequence[Phase]) -> list[str]:
     return found
 
 
+def _blind_evasion(job: Job) -> str:
+    """The same of changed inputs; where whole images were changed, the kinds that were not asked about."""
+    asked = {type(ask.threat) for ask in job.asks}
+    if not asked & IMAGE_CHANGES.keys() - {LpBall}:
+        return BLIND["evasion"]
+    left = [words for kind, words in IMAGE_CHANGES.items() if kind not in asked]
+    such = f" (such as {', '.join(left)})" if left else ""
+    return f"changes of another kind or size than the stated ones{such}"
+
+
 def _not_tested(job: Job, phases: Sequence[Phase], model: Model) -> tuple[str, ...]:
     asked = {ask.threat.room for ask in job.asks}
     lines = [f"{room}: no threat of this kind was asked about" for room in ROOMS if room not in asked]
-    lines += [f"{room}: {BLIND[room]}" for room in ROOMS if room in asked]
+    lines += [f"{room}: {_blind_evasion(job) if room == 'evasion' else BLIND[room]}" for room in ROOMS if room in asked]
     if "evasion" in asked:
         lines += [f"evasion: {note}" for note in getattr(model, "notes", ())]
     for section in phases[-1].sections:

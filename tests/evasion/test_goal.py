@@ -69,6 +69,7 @@ def test_the_rows_that_can_reach_the_target_fall_and_no_others(target):
     lift, fell = reachable(model, x, 0.2, target), section.evidence["broken"]
     assert (lift > 0).any()
     assert (lift[fell] > -1e-6).all()
+    assert fell.sum() > 0.75 * (lift > 0).sum()
     assert (lift[~fell] < 0.15 * np.abs(lift).max()).all()  # an attacker may miss what hangs by a thread between two other classes
     said = decide(model.predict(section.evidence["witness"]))
     np.testing.assert_array_equal(said[fell], target)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from carbide.evasion.inner import RobustWatch
+from carbide.evasion.inner import PgdPerturb, RobustWatch
 from carbide.models.training import SCHEDULES, STATISTICS
 from carbide.registry import Method
 from carbide.types import Access, Case, InputError, LpBall, Threat
@@ -78,6 +78,37 @@ class AdversarialTraining(Method):
         return replace(recipe, **({"epochs": max(1, round(self.stretch * recipe.epochs)), "rate": self.pace * recipe.rate, "decay": 0.0, "perturb": None,
                        "objective": None, "schedule": self.schedule, "ema": self.ema, "awp": self.awp, "watch": watch,
                        "start": recipe.start if self.start == "weights" else b""} | changes))  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteppedTraining(AdversarialTraining):
+    """Abstract: batches are moved by ``steps`` steps of ``step * eps``."""
+
+    steps: int = 10
+    step: float = 0.25
+    default: ClassVar[bool] = False
+    factors: ClassVar[tuple[str, ...]] = ("scale", "stretch", "pace", "step")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise InputError(f"{type(self).__name__.lower()}: steps is {self.steps}; give a whole number >= 1")
+
+    def mover(self, threat: LpBall, *, labels: bool = True) -> PgdPerturb:
+        """The search for the worst input; without ``labels``, away from the clean answer."""
+        return PgdPerturb(eps=self.scale * threat.eps, p=threat.p, steps=self.steps, step=self.step, labels=labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedTraining(SteppedTraining):
+    """Abstract: the same with a loss in which staying steady has ``weight``."""
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise InputError(f"{type(self).__name__.lower()}: weight is {self.weight}; give a weight >= 0, e.g. {type(self).weight:g}")
 
 
 def both_logits(module: nn.Module, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,8 @@ The functions drop into any training loop; they follow Shi et al. 2021, https://
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from carbide.evasion._intervals import NORMS, SUMS, Box, Pass, _last_gaps, traced
 from carbide.evasion.inner import PgdPerturb
-from carbide.types import Case, Dataset, LpBall, Space, Threat
+from carbide.registry import Method
+from carbide.types import Access, Case, Dataset, InputError, LpBall, Space, Threat
 
 TOLERANCE = 0.5  # ratios below this share are regularised, as in the paper
 LEAST = 1e-12
@@ -188,3 +189,41 @@ def interval_refusal(case: Case, threat: Threat) -> str | None:
     if isinstance(threat, LpBall) and not math.isinf(threat.p):
         return "boxes fit Linf balls only; choose linf"
     return None if hasattr(case.recipe, "objective") else "it trains torch recipes only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxTraining(Method):
+    """Abstract: trains on boxes that grow to ``scale`` times the threat's eps, for ``stretch`` times the epochs.
+
+    ``pace`` times the learning rate with half the batch; the ball has grown to its full size at ``full`` of the training;
+    ``warmth`` is the weight of the warm-up of short interval training.
+    """
+
+    scale: float = 1.0
+    stretch: float = 1.5
+    pace: float = 3.0
+    full: float = 0.6
+    warmth: float = 0.5
+    threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
+    needs: ClassVar[Access] = Access.GRADIENTS
+    trains: ClassVar[bool] = True
+    default: ClassVar[bool] = False
+    name: ClassVar[str] = ""  # as plans write it
+
+    def __post_init__(self) -> None:
+        for option in ("scale", "stretch", "pace"):
+            if not (math.isfinite(getattr(self, option)) and getattr(self, option) > 0):
+                raise InputError(f"{self.name}: {option} is {getattr(self, option)}; give a factor > 0")
+        if not 0.05 < self.full <= 1:
+            raise InputError(f"{self.name}: full is {self.full}; give a share of the training in (0.05, 1]")
+        if not (math.isfinite(self.warmth) and self.warmth >= 0):
+            raise InputError(f"{self.name}: warmth is {self.warmth}; give a weight >= 0")
+
+    def refuses(self, case: Case, threat: Threat) -> str | None:
+        """It needs a torch recipe and an Linf ball."""
+        return interval_refusal(case, threat)
+
+    def boxed(self, recipe: Any, objective: Any) -> Any:
+        """The recipe with the objective in place of the cross-entropy; perturbed batches are turned off."""
+        return replace(recipe, objective=objective, perturb=None, epochs=max(1, round(self.stretch * recipe.epochs)), rate=self.pace * recipe.rate,
+                       batch=max(1, recipe.batch // 2), decay=0.0, start=b"")  # fmt: skip

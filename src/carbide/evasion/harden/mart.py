@@ -19,9 +19,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from carbide.evasion._adversarial import AdversarialTraining, both_logits
-from carbide.evasion.inner import PgdPerturb
-from carbide.types import InputError, LpBall, Space
+from carbide.evasion._adversarial import WeightedTraining, both_logits
+from carbide.types import LpBall, Space
 
 SURE = 1e-6  # probabilities stay this far from 1 inside logarithms
 
@@ -51,26 +50,14 @@ class MartObjective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MART(AdversarialTraining):
+class MART(WeightedTraining):
     """MART with ``weight`` on unsure rows; moved inputs by ``steps`` steps of ``step * eps``."""
 
     weight: float = 5.0
-    steps: int = 10
-    step: float = 0.25
-    default: ClassVar[bool] = False
-    factors: ClassVar[tuple[str, ...]] = ("scale", "stretch", "pace", "step")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise InputError(f"mart: weight is {self.weight}; give a weight >= 0, e.g. 5")
-        if self.steps < 1:
-            raise InputError(f"mart: steps is {self.steps}; give a whole number >= 1")
 
     def __call__(self, recipe: Any, threat: LpBall) -> Any:
         """The recipe with the boosted loss in place of the cross-entropy."""
-        perturb = PgdPerturb(eps=self.scale * threat.eps, p=threat.p, steps=self.steps, step=self.step)
-        return self.hardened(recipe, threat, perturb=perturb, objective=MartObjective(weight=self.weight))
+        return self.hardened(recipe, threat, perturb=self.mover(threat), objective=MartObjective(weight=self.weight))
 
     def strengths(self) -> tuple[MART, ...]:
         """Half the threat's eps, then all of it."""

@@ -14,7 +14,6 @@ small share the net keeps its accuracy, and CROWN and branch and bound prove wha
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -23,11 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carbide.evasion._interval_training import bounded, input_box, interval_refusal, small_boxes_, warm_up_loss
+from carbide.evasion._interval_training import BoxTraining, bounded, input_box, small_boxes_, warm_up_loss
 from carbide.evasion._intervals import NORMS
 from carbide.evasion.inner import PgdPerturb
-from carbide.registry import Method
-from carbide.types import Access, Case, Dataset, InputError, LpBall, Space, Threat
+from carbide.types import Dataset, InputError, LpBall, Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +77,7 @@ def _untracked(module: nn.Module) -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixedIntervalTraining(Method):
+class MixedIntervalTraining(BoxTraining):
     """MTL-IBP with ``share`` of the interval loss and an attack of ``steps`` steps, at ``scale`` times the threat's eps.
 
     ``stretch`` times the epochs, ``pace`` times the learning rate with half the batch; the ball has grown to its full size
@@ -88,38 +86,19 @@ class MixedIntervalTraining(Method):
 
     share: float = 0.3
     steps: int = 3
-    scale: float = 1.0
-    stretch: float = 1.5
-    pace: float = 3.0
-    full: float = 0.6
-    warmth: float = 0.5
-    threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
-    needs: ClassVar[Access] = Access.GRADIENTS
-    trains: ClassVar[bool] = True
-    default: ClassVar[bool] = False
+    name: ClassVar[str] = "mixed_interval_training"
 
     def __post_init__(self) -> None:
-        for name in ("scale", "stretch", "pace"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"mixed_interval_training: {name} is {getattr(self, name)}; give a factor > 0")
+        super().__post_init__()
         if not 0 < self.share < 1:
             raise InputError(f"mixed_interval_training: share is {self.share}; give the interval loss's share in (0, 1)")
         if self.steps < 1:
             raise InputError(f"mixed_interval_training: steps is {self.steps}; give a whole number >= 1")
-        if not 0.05 < self.full <= 1:
-            raise InputError(f"mixed_interval_training: full is {self.full}; give a share of the training in (0.05, 1]")
-        if not (math.isfinite(self.warmth) and self.warmth >= 0):
-            raise InputError(f"mixed_interval_training: warmth is {self.warmth}; give a weight >= 0")
-
-    def refuses(self, case: Case, threat: Threat) -> str | None:
-        """It needs a torch recipe and an Linf ball."""
-        return interval_refusal(case, threat)
 
     def __call__(self, recipe: Any, threat: LpBall) -> Any:
         """The recipe with the mixed loss in place of the cross-entropy; perturbed batches are turned off."""
         objective = MixedObjective(eps=self.scale * threat.eps, share=self.share, steps=self.steps, full=self.full, warmth=self.warmth)
-        return replace(recipe, objective=objective, perturb=None, epochs=max(1, round(self.stretch * recipe.epochs)), rate=self.pace * recipe.rate,
-                       batch=max(1, recipe.batch // 2), decay=0.0, start=b"")  # fmt: skip
+        return self.boxed(recipe, objective)
 
     def strengths(self) -> tuple[MixedIntervalTraining, ...]:
         """A third of the share, then as given."""

@@ -13,31 +13,19 @@ PgdPerturb(eps=0.1, p=inf, steps=7, step=0.25, labels=True)
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
-from carbide.evasion._adversarial import AdversarialTraining
-from carbide.evasion.inner import PgdPerturb
-from carbide.types import InputError, LpBall
+from carbide.evasion._adversarial import SteppedTraining
+from carbide.types import LpBall
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGDTraining(AdversarialTraining):
+class PGDTraining(SteppedTraining):
     """Adversarial training with ``steps`` steps of ``step * eps``; a batch costs about as much as ``0.7 steps + 1`` clean ones."""
-
-    steps: int = 10
-    step: float = 0.25
-    default: ClassVar[bool] = False
-    factors: ClassVar[tuple[str, ...]] = ("scale", "stretch", "pace", "step")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps < 1:
-            raise InputError(f"pgdtraining: steps is {self.steps}; give a whole number >= 1")
 
     def __call__(self, recipe: Any, threat: LpBall) -> Any:
         """The recipe with every batch moved as the threat's attacker would."""
-        perturb = PgdPerturb(eps=self.scale * threat.eps, p=threat.p, steps=self.steps, step=self.step)
-        return self.hardened(recipe, threat, perturb=perturb)
+        return self.hardened(recipe, threat, perturb=self.mover(threat))
 
     def strengths(self) -> tuple[PGDTraining, ...]:
         """Half the threat's eps, then all of it."""

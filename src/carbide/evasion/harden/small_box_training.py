@@ -13,17 +13,15 @@ than by interval training on the whole ball, and less can be certified by interv
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from carbide.evasion._interval_training import IntervalGrowth, interval_refusal
-from carbide.registry import Method
-from carbide.types import Access, Case, InputError, LpBall, Threat
+from carbide.evasion._interval_training import BoxTraining, IntervalGrowth
+from carbide.types import InputError, LpBall
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmallBoxTraining(Method):
+class SmallBoxTraining(BoxTraining):
     """SABR with boxes of ``box`` times the threat's eps around inputs moved by ``steps`` steps within the rest of the ball.
 
     ``scale`` times the eps, ``stretch`` times the epochs, ``pace`` times the learning rate with half the batch; the ball has
@@ -32,38 +30,19 @@ class SmallBoxTraining(Method):
 
     box: float = 0.6
     steps: int = 4
-    scale: float = 1.0
-    stretch: float = 1.5
-    pace: float = 3.0
-    full: float = 0.6
-    warmth: float = 0.5
-    threats: ClassVar[tuple[type[Threat], ...]] = (LpBall,)
-    needs: ClassVar[Access] = Access.GRADIENTS
-    trains: ClassVar[bool] = True
-    default: ClassVar[bool] = False
+    name: ClassVar[str] = "small_box_training"
 
     def __post_init__(self) -> None:
-        for name in ("scale", "stretch", "pace"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"small_box_training: {name} is {getattr(self, name)}; give a factor > 0")
+        super().__post_init__()
         if not 0 < self.box < 1:
             raise InputError(f"small_box_training: box is {self.box}; give the small box's share of eps in (0, 1)")
         if self.steps < 1:
             raise InputError(f"small_box_training: steps is {self.steps}; give a whole number >= 1")
-        if not 0.05 < self.full <= 1:
-            raise InputError(f"small_box_training: full is {self.full}; give a share of the training in (0.05, 1]")
-        if not (math.isfinite(self.warmth) and self.warmth >= 0):
-            raise InputError(f"small_box_training: warmth is {self.warmth}; give a weight >= 0")
-
-    def refuses(self, case: Case, threat: Threat) -> str | None:
-        """It needs a torch recipe and an Linf ball."""
-        return interval_refusal(case, threat)
 
     def __call__(self, recipe: Any, threat: LpBall) -> Any:
         """The recipe with the worst case over small boxes in place of the cross-entropy."""
         objective = IntervalGrowth(eps=self.scale * threat.eps, full=self.full, warmth=self.warmth, box=self.box, steps=self.steps)
-        return replace(recipe, objective=objective, perturb=None, epochs=max(1, round(self.stretch * recipe.epochs)), rate=self.pace * recipe.rate,
-                       batch=max(1, recipe.batch // 2), decay=0.0, start=b"")  # fmt: skip
+        return self.boxed(recipe, objective)
 
     def strengths(self) -> tuple[SmallBoxTraining, ...]:
         """Boxes of a third of the size, then as given."""

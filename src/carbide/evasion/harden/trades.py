@@ -12,16 +12,14 @@ TradesObjective(weight=3)
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from carbide.evasion._adversarial import AdversarialTraining, both_logits
-from carbide.evasion.inner import PgdPerturb
-from carbide.types import InputError, LpBall, Space
+from carbide.evasion._adversarial import WeightedTraining, both_logits
+from carbide.types import LpBall, Space
 
 
 def trades_loss(clean: Tensor, moved: Tensor, y: Tensor, *, weight: float) -> Tensor:
@@ -45,26 +43,14 @@ class TradesObjective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TRADES(AdversarialTraining):
+class TRADES(WeightedTraining):
     """TRADES with ``weight`` on steadiness; moved inputs by ``steps`` steps of ``step * eps``."""
 
     weight: float = 6.0
-    steps: int = 10
-    step: float = 0.25
-    default: ClassVar[bool] = False
-    factors: ClassVar[tuple[str, ...]] = ("scale", "stretch", "pace", "step")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise InputError(f"trades: weight is {self.weight}; give a weight >= 0, e.g. 6")
-        if self.steps < 1:
-            raise InputError(f"trades: steps is {self.steps}; give a whole number >= 1")
 
     def __call__(self, recipe: Any, threat: LpBall) -> Any:
         """The recipe with the traded loss in place of the cross-entropy."""
-        perturb = PgdPerturb(eps=self.scale * threat.eps, p=threat.p, steps=self.steps, step=self.step, labels=False)
-        return self.hardened(recipe, threat, perturb=perturb, objective=TradesObjective(weight=self.weight))
+        return self.hardened(recipe, threat, perturb=self.mover(threat, labels=False), objective=TradesObjective(weight=self.weight))
 
     def strengths(self) -> tuple[TRADES, ...]:
         """A sixth of the weight, half of it, then all of it."""
