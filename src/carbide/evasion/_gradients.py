@@ -167,7 +167,13 @@ def _gradient(model: Any, x: Tensor, score: Callable[..., Tensor], given: Sequen
     logits = model.logits(x)
     value = score(logits, *given)
     (gradient,) = torch.autograd.grad(value.sum(), x)
-    return logits.detach(), value.detach(), gradient.nan_to_num(0.0)
+    logits, value = logits.detach(), value.detach()
+    refine = getattr(model, "refine", None)
+    if refine is not None:
+        with torch.no_grad():
+            logits = refine(x.detach(), logits)
+            value = score(logits, *given)
+    return logits, value, gradient.nan_to_num(0.0)
 
 
 class Best:

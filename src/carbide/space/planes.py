@@ -17,6 +17,8 @@ from typing import Any
 
 from carbide.space.balls import along, library
 
+CLOSE = 1e-7  # steps of Newton's method that are relatively smaller end it
+
 
 def to_plane(w: Any, gap: Any, *, p: float, down: Any, up: Any) -> Any:
     """The change ``(n, d)`` of least Lp norm with ``w @ change = gap`` and ``-down <= change <= up``, for p in 1, 2, inf.
@@ -44,21 +46,22 @@ def _fill(size: Any, goal: Any, room: Any) -> Any:
 def _rise(size: Any, goal: Any, room: Any, pace: Any) -> Any:
     """L2 and Linf: all move together, feature i by ``min(s * pace, room)``, with the least s that gets there.
 
-    The gain ``sum(size * move)`` rises in s along straight pieces that end where a feature has used its room up.
+    The gain ``sum(size * move)`` rises in s along straight pieces, each flatter than the last, that end where a feature has used its room
+    up: Newton's method climbs them from below, one piece or more at a time, and ends on the right one.
     """
     xp = library(size)
-    places = room / pace
-    order = xp.argsort(places, 1)
-    places, gain = along(places, order), along(size * room, order)
-    slope = along(size * pace, order)
-    used, free = _before(gain), xp.flip(xp.cumsum(xp.flip(slope, (1,)), 1), (1,))
-    got = used + places * (free + (free == 0))  # what is gained by the end of each piece; where nothing is free, places are 0
-    piece = (got < goal).sum(1).reshape(-1, 1)
-    enough = piece < size.shape[1]
-    piece = xp.where(enough, piece, 0 * piece)
-    here = along(free, piece)
-    s = (goal - along(used, piece)) / (here + (here == 0))
-    move = xp.where(enough, s, xp.zeros_like(s) + math.inf) * pace
+    slope, end = size * pace, room / pace
+    none, s = xp.zeros_like(size), xp.zeros_like(goal)
+    for _ in range(size.shape[1]):
+        free = s < end
+        rate = xp.where(free, slope, none).sum(1).reshape(-1, 1)
+        gained = (size * xp.where(free, none, room)).sum(1).reshape(-1, 1)
+        more = xp.where(rate > 0, (goal - gained) / (rate + (rate == 0)), s + math.inf)
+        done = ~(more > s * (1 + CLOSE))
+        s = xp.where(done, s, more)
+        if bool((done | (rate == 0)).all()):
+            break
+    move = s * pace
     return xp.where(move < room, move, room)
 
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from carbide.evasion._ascent import ascend, cross_entropy, scaled_margin
+from carbide.evasion._coarse import coarse
 from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, margins
 from carbide.evasion.audit.pgd import gradient_refusal
 from carbide.registry import Method
@@ -69,9 +70,9 @@ class APGD(Method):
 
     def __call__(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Array:
         """Inputs ``(n, *shape)`` within the threat for rows ``x`` with labels ``y`` ``(n,)``: the least margin seen in each row."""
-        out = np.array(x, np.float64)
+        out, view = np.array(x, np.float64), coarse(model, x, y, threat)
         for part, ball, labels in track(list(batches(model, x, y, threat)), label="apgd"):
-            out[part] = array(self._batch(model, ball, labels, generator_of(rng, ball.clean.device)))
+            out[part] = array(self._batch(view, ball, labels, generator_of(rng, ball.clean.device)))
         return out
 
     def _batch(self, model: Any, ball: Ball, y: Tensor, generator: torch.Generator) -> Tensor:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from carbide.evasion._coarse import coarse
 from carbide.evasion._gradients import batches, gradient_of, spread
 from carbide.evasion._nearest import Nearest, likeliest, restored, towards
 from carbide.evasion.audit.pgd import gradient_refusal
@@ -67,9 +68,9 @@ class FAB(Method):
 
     def __call__(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Array:
         """The nearest wrong input ``(n, *shape)`` found for each row ``x`` with label ``y`` ``(n,)``, whatever its distance; else the row."""
-        out = np.array(x, np.float64)
+        out, view = np.array(x, np.float64), coarse(model, x, y, threat)
         for part, ball, labels in track(list(batches(model, x, y, threat)), label="fab"):
-            nearest = Nearest(model, ball, labels)
+            nearest = Nearest(view, ball, labels)
             others = likeliest(nearest.logits, labels)[:, : self.targets]
             for targets in others.split(max(1, TOGETHER // max(1, len(labels))), dim=1):
                 rows = nearest.beyond(ball.eps)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from carbide.evasion._ascent import cross_entropy
+from carbide.evasion._coarse import coarse
 from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, gradient_of, margins
 from carbide.registry import Method
 from carbide.run import track
@@ -57,14 +58,14 @@ class PGD(Method):
 
     def __call__(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Array:
         """Inputs ``(n, *shape)`` within the threat for rows ``x`` with labels ``y`` ``(n,)``: the least margin seen in each row."""
-        out = np.array(x, np.float64)
+        out, view = np.array(x, np.float64), coarse(model, x, y, threat)
         for part, ball, labels in track(list(batches(model, x, y, threat)), label="pgd"):
             generator = generator_of(rng, ball.clean.device)
             best = Best(ball.clean)
             for _ in range(self.restarts):
                 rows = best.alive()
                 if len(rows):
-                    self._run(model, ball.rows(rows), labels[rows], rows, best, generator)
+                    self._run(view, ball.rows(rows), labels[rows], rows, best, generator)
             out[part] = array(best.x)
         return out
 

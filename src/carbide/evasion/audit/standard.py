@@ -28,8 +28,10 @@ import torch
 from torch import Tensor
 
 from carbide.evasion._ascent import ascend
+from carbide.evasion._coarse import coarse
 from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, gradient_of, margins
 from carbide.evasion._nearest import likeliest, towards
+from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.audit.fab import FAB
 from carbide.evasion.audit.sigma_zero import SigmaZero
 from carbide.evasion.audit.square import Square
@@ -41,18 +43,21 @@ from carbide.types import Access, Array, InputError, LpBall, Rng, Threat, decide
 
 EFFORTS = ("quick", "full")
 SWEEP = (1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.1, 0.1)  # the steps of the sweep, in multiples of eps
-STEPS, MIDDLE, LONG = 12, 24, 100  # of APGD: towards each near class, each class of rows that came closest, and of each of their starts
-STARTS = 4  # of those, half towards the nearest class and half towards the next
+STEPS, MIDDLE, LONG = 12, 24, 60  # of APGD: towards each near class, each class of rows that came closest, and of each of their starts
+AIMS, STARTS = 2, 2  # nearest classes, and starts towards each of them
+LONGER, MORE = 200, 4  # steps and starts of rows that hang by a thread
 SPARSE = 3  # times as many steps for L1, where most are spent in wider balls
 NEAR, ALL = 3, 3  # classes that are tried: where near to first order, and on rows that came closest
 CANDIDATES = 6  # likeliest classes among which MALT orders
 WITHIN = 1.5  # a class is near whose boundary is at most so many eps away, to first order
 CLOSE, STUCK = 0.1, 0.9  # shares of the clean margin left: with less the nearest class is tried however far it is, with more gradients led nowhere
-FRONT, SHARE = 8, 0.12  # rows that meet more classes and starts at a time, at least so many and this share of those that stand
+GONE, THREAD = 0.05, 0.01  # with less the margin is nearly gone, or hangs by a thread
+FRONT = 8  # rows that meet more classes at a time
+WIDE = (*[("targeted", APGD(steps=24, target_steps=24))] * 4, ("square", Square(queries=500)))  # for all rows of nets whose gradient is measured
 SAMPLE = 16  # rows that a certificate tries first
 DOUBTED, ASKED = 8, 8  # rows in most doubt, on either side, and others drawn at random, that an alarm tries first
 ALARMS = {"fab": FAB(steps=12, targets=2), "square": Square(queries=100)}  # where gradients broke most rows, and for all once a sample broke
-THOROUGH = {"fab": FAB(steps=60, targets=9), "square": Square(queries=400)}  # where they left most
+THOROUGH = {"fab": FAB(steps=60, targets=4), "square": Square(queries=1000)}  # where they left most
 
 
 class Proposal(NamedTuple):
@@ -91,17 +96,21 @@ class Standard(Method):
         """The same, with the stage that broke each row."""
         if threat.p == 0:
             return self._fewest(model, x, y, threat, rng)
-        out, stage = np.array(x, np.float64), np.where(certified(model, x, y, threat), "certified", "").astype("U10")
-        rows, doubt = np.flatnonzero(stage == ""), np.zeros(len(out))
-        for part, ball, labels in track(list(batches(model, out[rows], y[rows], threat)), label="standard"):
-            run = _Run(model, ball, labels, generator_of(rng, ball.clean.device))
-            run.climb(full=self.effort == "full")
-            out[rows[part]], stage[rows[part]], doubt[rows[part]] = array(run.best.x), run.stage, array(run.best.margin / run.margin)
-        if self.effort == "full":
-            alarms = THOROUGH if np.isin(stage, ["", "certified"]).sum() > len(stage) / 2 else ALARMS
-            for name, alarm in alarms.items():
-                _ring(name, alarm, model, np.asarray(x, np.float64), y, threat, rng, Proposal(out, stage), doubt)
-        return Proposal(out, stage)
+        field = _Field(model, np.array(x, np.float64), y, threat, rng)
+        field.stage[certified(model, x, y, threat)] = "certified"
+        full = self.effort == "full"
+        own = getattr(model, "own", None)
+        if own is not None:  # a gradient costs many answers: the net's own, wrong as it is, and answers alone break most rows for less
+            field.climb(own, full=False)
+            for name, attack in WIDE if full else ():
+                field.let(name, attack, own, field.open())
+        view = coarse(model, *field.left(), threat)
+        field.climb(view, full=full and own is None)
+        if full and own is None:
+            often = np.isin(field.stage, ["", "certified"]).sum() > len(field.stage) / 2 and getattr(model, "draws", 1) == 1
+            for name, alarm in (THOROUGH if often else ALARMS).items():
+                field.ring(name, alarm, view)
+        return Proposal(field.best, field.stage)
 
     def _fewest(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Proposal:
         """L0, in which nothing is climbed: sigma-zero alone."""
@@ -126,31 +135,54 @@ def certified(model: Any, x: Array, y: Array, threat: LpBall) -> Array:
     return found
 
 
-def _ring(name: str, alarm: Method, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng, found: Proposal, doubt: Array) -> None:
-    """Let an alarm try the rows that did not move, those that came closest, each for as long as some break, and a sample; all, if that breaks."""
-    space = model.space
+class _Field:
+    """All rows of one call: the inputs that came closest ``best``, the ``stage`` ``(n,)`` that broke each, and the share of its margin left, ``doubt``."""
 
-    def on(alarm: Method, rows: Array) -> None:
+    def __init__(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> None:
+        self.model, self.x, self.y, self.threat, self.rng = model, x, np.asarray(y), threat, rng
+        self.best, self.stage, self.doubt = x.copy(), np.full(len(x), "", "U10"), np.zeros(len(x))
+
+    def open(self) -> Array:
+        """The indices of rows that nothing has decided."""
+        return np.flatnonzero(self.stage == "")
+
+    def left(self) -> tuple[Array, Array]:
+        """Their inputs and labels."""
+        rows = self.open()
+        return self.x[rows], self.y[rows]
+
+    def climb(self, view: Any, *, full: bool) -> None:
+        """The gradient stages."""
+        rows, (x, y) = self.open(), self.left()
+        for part, ball, labels in track(list(batches(self.model, x, y, self.threat)), label="standard"):
+            run = _Run(view, ball, labels, generator_of(self.rng, ball.clean.device))
+            run.climb(full=full)
+            self.best[rows[part]], self.stage[rows[part]], self.doubt[rows[part]] = array(run.best.x), run.stage, array(run.best.margin / run.margin)
+
+    def let(self, name: str, alarm: Method, view: Any, rows: Array) -> None:
+        """Let an attack that needs no climbing try these rows; what breaks is noted as its."""
         if len(rows) == 0:
             return
-        z = alarm(model, x[rows], y[rows], threat, rng)
-        z = project(z, x[rows], p=threat.p, eps=threat.eps, lower=space.lower, upper=space.upper)
-        wrong = decide(model.predict(z), model.threshold) != y[rows]
-        found.x[rows[wrong]], found.stage[rows[wrong]] = z[wrong], name
+        space, x, y = self.model.space, self.x[rows], self.y[rows]
+        z = project(alarm(view, x, y, self.threat, self.rng), x, p=self.threat.p, eps=self.threat.eps, lower=space.lower, upper=space.upper)
+        wrong = decide(self.model.predict(z), self.model.threshold) != y
+        self.best[rows[wrong]], self.stage[rows[wrong]] = z[wrong], name
 
-    rows = np.flatnonzero(found.stage == "")
-    rows = rows[np.argsort(-doubt[rows], kind="stable")]
-    queues = [rows, rows[::-1]]
-    drawn = rng.permutation(rows[DOUBTED:-DOUBTED])[:ASKED]
-    on(alarm, np.unique(np.concatenate([*(queue[:DOUBTED] for queue in queues), drawn])))
-    if (found.stage[drawn] != "").any():
-        on(ALARMS[name], np.setdiff1d(rows[DOUBTED:-DOUBTED], drawn))
-    for queue in queues:
-        start = 0
-        while (found.stage[queue[start : start + DOUBTED]] == name).any():
-            start += DOUBTED
-            part = queue[start : start + DOUBTED]
-            on(alarm, part[found.stage[part] == ""])
+    def ring(self, name: str, alarm: Method, view: Any) -> None:
+        """Let an alarm try the rows that did not move, those that came closest, each for as long as some break, and a sample; all, if that breaks."""
+        rows = self.open()
+        rows = rows[np.argsort(-self.doubt[rows], kind="stable")]
+        queues = [rows, rows[::-1]]
+        drawn = self.rng.permutation(rows[DOUBTED:-DOUBTED])[:ASKED]
+        self.let(name, alarm, view, np.unique(np.concatenate([*(queue[:DOUBTED] for queue in queues), drawn])))
+        if (self.stage[drawn] != "").any():
+            self.let(name, ALARMS[name], view, np.setdiff1d(rows[DOUBTED:-DOUBTED], drawn))
+        for queue in queues:
+            start = 0
+            while (self.stage[queue[start : start + DOUBTED]] == name).any():
+                start += DOUBTED
+                part = queue[start : start + DOUBTED]
+                self.let(name, alarm, view, part[self.stage[part] == ""])
 
 
 class _Run:
@@ -158,6 +190,7 @@ class _Run:
 
     def __init__(self, model: Any, ball: Ball, y: Tensor, generator: torch.Generator) -> None:
         self.model, self.ball, self.y, self.generator = model, ball, y, generator
+        self.draws = getattr(model, "draws", 1)
         self.best, self.stage = Best(ball.clean), np.full(len(y), "", "U10")
         with torch.no_grad():
             self.logits = model.logits(ball.clean)
@@ -206,22 +239,30 @@ class _Run:
             x = ball.near(x + size * ball.eps * ball.direction(gradient, x=x))
 
     def _front(self, rows: Tensor, order: Tensor) -> None:
-        """More classes and starts for the rows that came closest and for those whose margin did not move, for as long as some of them break."""
+        """More classes, and several starts where the margin is nearly gone, for rows that came closest and for those whose margin did not move.
+
+        Some at a time, for as long as some of them break.
+        """
         alive = ~self.best.broken[rows]
         rows, order, left = rows[alive], order[alive], self._left(rows[alive])
-        stuck = left > STUCK
-        for queue in (left.argsort()[: int((~stuck).sum())], left.argsort(descending=True)[: int(stuck.sum())]):
-            first, size = 0, max(FRONT, int(SHARE * len(rows)))
+        stuck, gone = left > STUCK, left < GONE
+        queues = (left.argsort()[: int((~stuck).sum())], left.argsort(descending=True)[: int(stuck.sum())])
+        many = FRONT if self.draws > 1 else max(FRONT, int(gone.sum()))  # lucky draws make a margin look gone
+        for queue, size in zip(queues, (many, FRONT), strict=True):
+            first = 0
             while first < len(queue) and self._start_often(rows[queue[first : first + size]], order[queue[first : first + size]]):
                 first, size = first + size, FRONT
 
     def _start_often(self, rows: Tensor, order: Tensor) -> bool:
-        """Many classes, then several starts; whether a row broke."""
-        count = min(ALL, order.shape[1])
-        self._ascend(rows.repeat(count), order[:, :count].T.flatten(), MIDDLE)
-        still = ~self.best.broken[rows]
-        several, order = rows[still].repeat(STARTS), order[still]
-        self._ascend(several, torch.cat([order[:, start % min(2, count)] for start in range(STARTS)]), LONG)
+        """Many classes, then several starts of those in doubt, and of those that hang by a thread; whether a row broke."""
+        count, aims = min(ALL, order.shape[1]), min(AIMS, order.shape[1])
+        if count > 1:
+            self._ascend(rows.repeat(count), order[:, :count].T.flatten(), MIDDLE)
+        for steps, starts, low, high in ((LONG, STARTS, GONE, STUCK), (LONGER, MORE, THREAD, math.inf))[: 1 if self.draws > 1 else 2]:
+            left = self._left(rows)
+            some = ~self.best.broken[rows] & ((left < low) | (left > high))
+            aim = order[some][:, :aims].repeat(1, starts).T.flatten()
+            self._ascend(rows[some].repeat(starts * aims), aim, steps)
         return bool(self.best.broken[rows].any())
 
     def _left(self, rows: Tensor) -> Tensor:

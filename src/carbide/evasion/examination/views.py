@@ -143,6 +143,16 @@ class View:
         return getattr(self.model, name)
 
     @property
+    def draws(self) -> int:
+        """How many answers of the model make one."""
+        return self.repair.draws
+
+    @property
+    def own(self) -> Any:
+        """The model with its own gradient, where this one's is measured from many answers; else None."""
+        return self.inner if self.repair.estimate else None
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype that attacks compute in."""
         return self.inner.dtype
