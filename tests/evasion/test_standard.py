@@ -12,6 +12,8 @@ from carbide.evasion.audit import standard
 from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.audit.pgd import PGD
 from carbide.evasion.audit.standard import Standard, certified
+from carbide.evasion.examination import views
+from carbide.evasion.examination.views import Repair, View
 from carbide.evasion.judge import audit, judge
 from carbide.evasion.prove.branch_and_bound import BranchAndBound
 from carbide.models.torch_net import TorchModel
@@ -248,3 +250,31 @@ def test_what_an_ascent_projects_to_is_allowed_and_reaches_the_rim(p):
     near = ball.near(torch.as_tensor(clean + rng.normal(size=clean.shape))).numpy()
     assert inside_ball(near, clean, p=p, eps=0.3, lower=0.0, upper=1.0, slack=1e-9).all()
     assert np.median(norms(near - clean, p)) > 0.29
+
+
+class Crumbled(nn.Module):
+    """A net behind a fine random texture: its own gradient follows the net, and its answers jump with every step."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) + 0.3 * torch.sin(1e4 * x.detach().sum(1, keepdim=True) * torch.arange(1, 3))
+
+
+def test_where_a_gradient_costs_many_answers_the_nets_own_and_answers_alone_come_first(monkeypatch):
+    inner = linear([1.0, -1.0], 0.0)
+    model = TorchModel(module=Crumbled(inner.module), space=inner.space, classes=2)
+    asked = []
+    measured = views._Estimated.backward
+    monkeypatch.setattr(views._Estimated, "backward", staticmethod(lambda ctx, *g: asked.append(len(g[0])) or measured(ctx, *g)))
+    x = np.random.default_rng(0).uniform(0.1, 0.9, (80, 2))
+    y = model.predict(x).argmax(1)
+    view = View(model, Repair(estimate=0.05))
+    found = Standard().propose(view, x, y, LpBall(eps=0.1), np.random.default_rng(0))
+    fell = judge(model, x, y, found.x, LpBall(eps=0.1), model.space).success
+    away = np.abs(x[:, 0] - x[:, 1]) / 2
+    assert fell[away < 0.08].all()  # the net's own part of the answer is followed without measuring
+    assert max(asked, default=0) <= int((~fell).sum()) + (found.stage == "").sum()
+    assert "targeted" in found.stage or "sweep" in found.stage
