@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import carbide.evasion.judge
 from benchmarks.poisoning import fashion
 from benchmarks.record import record, table
 from carbide._audit import Ask, audit_case
@@ -58,7 +57,7 @@ class Noise:
 def certificates(data: Splits, threat: LpBall, seed: int, nodes: int) -> list[dict[str, Any]]:
     """Attacks, then each certificate on the same rows: share certified, open with it, seconds."""
     model = IntervalTraining()(PLAIN, threat).fit(data.train, rng_for(seed, "train"))
-    case = Case(model=model, data=data, seed=seed)
+    case = Case(model=model, data=data, seed=seed, rows=len(data.test))
     start = time.perf_counter()
     section = audit(case, threat, {"pgd": PGD(), "apgd": APGD()})
     broken = float(section.evidence["broken"].mean())
@@ -95,7 +94,6 @@ def sandwich(
     start = time.perf_counter()
     model = _trained(data, threat, seed, recipe, weights)
     trained = time.perf_counter() - start
-    carbide.evasion.judge.ROWS = len(data.test)  # a report draws 1,000 rows; here every row counts
     search = {"nodes": nodes, "steps": 5}
     ask = Ask(threat=threat, methods={"standard": {}}, certify={**ASKED, "branch_and_bound": search})
     case = Case(model=model, data=data, seed=seed)

@@ -16,7 +16,6 @@ from carbide.run import halving, remember
 from carbide.types import Bracket, Case, Certificate, InputError, LpBall, Section, Skip, UnsoundError, digest, rng_for
 
 CHECKED = 32  # broken rows that a certificate is asked about though they are broken
-ROWS = 1000  # rows of the test set that are certified when the audit did not choose them
 
 
 def prove_case(case: Case, asks: Sequence[Ask], sections: Sequence[Section]) -> tuple[Section, ...]:
@@ -92,8 +91,8 @@ def _rows(case: Case, section: Section) -> tuple[np.ndarray, np.ndarray]:
     if "x" in section.evidence and "y" in section.evidence:
         return section.evidence["x"], section.evidence["y"]
     test = case.data.test
-    if len(test) > ROWS:
-        test = test.take(np.sort(rng_for(case.seed, "certified rows").permutation(len(test))[:ROWS]))
+    if len(test) > case.rows:
+        test = test.take(np.sort(rng_for(case.seed, "certified rows").permutation(len(test))[: case.rows]))
     return test.x, test.y
 
 

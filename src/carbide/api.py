@@ -31,7 +31,7 @@ def audit(model: Any, data: Any, *, threats: Sequence[Any], recipe: Any = None, 
         data: ``Splits``, ``(x, y)`` (cut 60/20/20 by the seed), ``{"train": (x, y), "test": (x, y)}``, a path or the name of a built-in case.
         threats: nouns such as ``LpBall(eps=0.1)`` or plan entries such as ``{"membership": {}}``.
         recipe: how the model is trained: an unfitted estimator, a plan's recipe mapping, or a ``Recipe``; poisoning and LiRA need it.
-        settings: ``space``, ``false_positive_rate``, ``seed``, ``out`` (run folder), ``workers``, ``quiet``, ``gate``, ``title``.
+        settings: ``space``, ``false_positive_rate``, ``seed``, ``out`` (run folder), ``attack_rows`` (1,000), ``workers``, ``quiet``, ``gate``, ``title``.
 
     Raises:
         InputError: if anything given is wrong.
@@ -107,7 +107,7 @@ def job_of(plan: Plan, base: Path, *, title: str, resolved: Mapping[str, Any], t
     model = None if plan.model is None else load(_at(plan.model, base), space=space, classes=classes, trust=trust)
     asks = tuple(make_ask(entry, space=space, base=base, prices=prices) for entry in plan.threats)
     return Job(title=title, data=splits, asks=asks, model=model, recipe=recipe, point=plan.point(), budget=plan.budget(), gate=plan.gate, seed=plan.seed,
-               plan=resolved, notes=notes, positives=plan.data.positives)  # fmt: skip
+               rows=plan.attack_rows, plan=resolved, notes=notes, positives=plan.data.positives)  # fmt: skip
 
 
 def _plan_data(plan: Plan, base: Path) -> tuple[Splits, tuple[str, ...], PriceTable | None]:
@@ -150,7 +150,7 @@ def _exists(path: Path) -> bool:
 
 
 def _do(verbs: Sequence[str], model: Any, data: Any, threats: Sequence[Any], recipe: Any, settings: Mapping[str, Any]) -> Report:
-    known = ("space", "false_positive_rate", "seed", "out", "workers", "quiet", "gate", "title", "budget")
+    known = ("space", "false_positive_rate", "seed", "out", "workers", "quiet", "gate", "title", "budget", "attack_rows")
     for name in settings:
         if name not in known:
             raise InputError(f"setting {name!r} is not known; choose {', '.join(known)}")
@@ -161,8 +161,14 @@ def _do(verbs: Sequence[str], model: Any, data: Any, threats: Sequence[Any], rec
     job = Job(title=str(settings.get("title", "audit")), data=splits, asks=tuple(_ask(t, space, prices) for t in threats),
               model=_live_model(model, space, classes), recipe=_live_recipe(recipe, space, classes),
               point=None if rate is None else OperatingPoint(false_positive_rate=rate), budget=settings.get("budget") or Budget(),
-              gate=settings.get("gate") or {}, seed=seed, plan={"threats": [str(getattr(t, "words", lambda t=t: t)()) for t in threats], "seed": seed})  # fmt: skip
+              gate=settings.get("gate") or {}, seed=seed, rows=_count(settings.get("attack_rows", 1000)), plan={"threats": [str(getattr(t, "words", lambda t=t: t)()) for t in threats], "seed": seed})  # fmt: skip
     return execute(job, out=None if out is None else Path(out), verbs=verbs, workers=settings.get("workers"), quiet=settings.get("quiet"))
+
+
+def _count(rows: Any) -> int:
+    if not isinstance(rows, int) or rows < 1:
+        raise InputError(f"attack_rows is {rows!r}; give a whole number of test rows >= 1")
+    return rows
 
 
 def _live_model(model: Any, space: Space, classes: int) -> Model | None:

@@ -60,6 +60,7 @@ class Job:
     budget: Budget = field(default_factory=Budget)
     gate: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    rows: int = 1000
     plan: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     positives: str = ""
@@ -138,7 +139,8 @@ def _execute(job: Job, verbs: Sequence[str], run: Run) -> Report:
 def _case(job: Job, run: Run) -> Case:
     from carbide.models.checks import check_model
 
-    draft = Case(model=job.model, data=job.data, recipe=job.recipe, operating_point=job.point, seed=job.seed)  # type: ignore[arg-type]
+    draft = Case(model=job.model, data=job.data, recipe=job.recipe, operating_point=job.point, seed=job.seed,
+                 rows=job.rows)  # type: ignore[arg-type]  # fmt: skip
     if job.model is not None:
         model = calibrated(job.model, job.data.validation, job.point)
     else:

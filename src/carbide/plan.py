@@ -104,6 +104,7 @@ class Plan(_Strict):
     data: DataPlan
     recipe: dict[str, Any] | None = Field(None, description="how the model is trained; needed to harden, to poison and for shadow models")
     threats: list[dict[str, Any]] = Field(min_length=1)
+    attack_rows: int = Field(1000, gt=0, description="test rows that evasion attacks and certificates decide, at most; drawn by the seed")
     operating_point: OperatingPlan | None = None
     harden: HardenPlan | None = None
     gate: dict[str, str | bool] = Field(

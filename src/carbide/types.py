@@ -661,7 +661,8 @@ class OperatingPoint:
 class Case:
     """What a verb works on: the model under test, how it was trained (None = not known), its data and who decides where.
 
-    ``trained`` = the model is what the recipe makes of the train rows with the random stream ``rng_for(seed, "train")``.
+    ``trained`` = the model is what the recipe makes of the train rows with the random stream ``rng_for(seed, "train")``. ``rows``: test
+    rows that evasion attacks and certificates decide, at most; more are drawn down to them by the seed.
     """
 
     model: Model
@@ -670,6 +671,7 @@ class Case:
     operating_point: OperatingPoint | None = None
     seed: int = 0
     trained: bool = False
+    rows: int = 1000
 
 
 def rng_for(seed: int, *labels: str | int) -> Rng:

@@ -9,6 +9,7 @@ from torch import nn
 
 from carbide.evasion import _coarse
 from carbide.evasion._coarse import Coarse, coarse
+from carbide.evasion._counted import Counted
 from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.audit.fab import FAB
 from carbide.evasion.audit.pgd import PGD
@@ -121,3 +122,14 @@ def test_a_threshold_of_two_classes_moves_where_it_is_close():
         exact, mixed, rough = model.logits(moved), view.logits(moved), view.module(moved.bfloat16()).float()
     torch.testing.assert_close(mixed, exact)
     assert ((rough.softmax(1)[:, 1] >= 0.9) != (exact.softmax(1)[:, 1] >= 0.9)).any()
+
+
+def test_what_the_copy_is_asked_is_counted():
+    model, x, y = linear()
+    counted = Counted(model)
+    view = coarse(counted, x, y, LpBall(eps=1.0))
+    assert isinstance(view, Coarse)
+    before = counted.queries
+    with torch.no_grad():
+        view.logits(model.tensor(x))
+    assert counted.queries == before + len(x)

@@ -7,6 +7,7 @@ import torch
 from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 
+import carbide.evasion.judge as judge_module
 from carbide.data.live import dataset_of
 from carbide.evasion._alarm import SAMPLE
 from carbide.evasion._counted import Counted
@@ -14,12 +15,14 @@ from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.audit.boundary import Boundary
 from carbide.evasion.audit.cheapest_tree import CheapestTree
 from carbide.evasion.audit.pgd import PGD
-from carbide.evasion.judge import ROWS, admit, audit, judge, judged_rows, verify
+from carbide.evasion.audit.standard import Standard
+from carbide.evasion.judge import admit, audit, judge, judged_rows, verify
 from carbide.evasion.prove.interval_bounds import IntervalBounds
 from carbide.models.estimators import EstimatorModel
 from carbide.models.torch_net import TorchModel
 from carbide.registry import Method
-from carbide.run.store import decode, encode
+from carbide.run.current import Run, use
+from carbide.run.store import Store, decode, encode
 from carbide.stats.intervals import clopper_pearson
 from carbide.types import (
     Access,
@@ -37,7 +40,7 @@ from carbide.types import (
     decide,
     rng_for,
 )  # fmt: skip
-from tests.evasion.nets import digits, digits_net, linear, unit_space
+from tests.evasion.nets import digits, digits_net, linear, tiny, unit_space
 
 W = np.array([2.0, -1.0, 0.5, 0.0])
 
@@ -284,11 +287,11 @@ def test_a_black_box_attack_tries_a_sample_of_a_nets_survivors_first():
 
 
 def test_the_audit_repeats_to_the_last_bit_and_draws_its_rows_by_the_seed():
-    case = case_of(LINE, table(ROWS + 200))
+    case = replace(case_of(LINE, table(500)), rows=150)
     methods = {"pgd": PGD(steps=3)}
     first, again = (audit(case, LpBall(eps=0.05), methods) for _ in range(2))
     assert encode(first) == encode(again)
-    assert headline(first).n == ROWS
+    assert headline(first).n == 150
     other = judged_rows(replace(case, seed=1), LpBall(eps=0.05))
     assert not np.array_equal(other.ids, first.evidence["ids"])
 
@@ -423,3 +426,20 @@ def test_what_an_exact_method_cannot_show_or_decide_is_undecided_and_never_a_pas
     assert headline(section).value == 0
     assert "undecided" in headline(section).note
     assert section.evidence["unknown"].sum() == (~section.evidence["wrong"]).sum()
+
+
+def test_many_rows_are_attacked_in_shards_that_depend_on_no_number_of_workers(monkeypatch, tmp_path):
+    net = tiny(0)
+    x = np.random.default_rng(0).uniform(0, 1, (90, 2))
+    data = dataset_of(x, decide(net.predict(x)), space=net.space, classes=3)
+    monkeypatch.setattr(judge_module, "SHARD", 40)
+    case = case_of(net, data)
+    found = []
+    for workers in (1, 2):
+        with use(Run(workers=workers, store=Store(tmp_path / str(workers)))) as run:
+            found.append(audit(case, LpBall(eps=0.05), {"standard": Standard()}))
+            assert any("1 of 1" in line["step"] for line in run.store.timings())
+    assert encode(found[0]) == encode(found[1])
+    whole = judge(net, data.x, data.y, Standard()(net, data.x, data.y, LpBall(eps=0.05), rng_for(0)), LpBall(eps=0.05), net.space)
+    assert abs(headline(found[0]).value - (~whole.success).mean()) <= 0.02
+    assert headline(found[0]).n == 90

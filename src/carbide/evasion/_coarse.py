@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from carbide.evasion._counted import Counted
 from carbide.evasion._gradients import Ball, batches, margins
 from carbide.evasion._scores import cut
 from carbide.models.torch_net import TorchModel
@@ -31,14 +33,16 @@ SMALL = 0.1  # the largest share of what the threat does to a margin, to first o
 class Coarse:
     """A model whose ``logits`` are those of a copy in bfloat16, except that without gradients the net itself answers where it is close."""
 
-    def __init__(self, model: TorchModel, module: nn.Module, slack: float) -> None:
-        self.model, self.module, self.slack = model, module, slack
+    def __init__(self, model: TorchModel, module: nn.Module, slack: float, count: Callable[[int], None] | None = None) -> None:
+        self.model, self.module, self.slack, self._count = model, module, slack, count
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits ``(n, k)`` of inputs ``(n, *shape)``, in the inputs' dtype; under gradients as coarse as they come."""
+        if self._count is not None:
+            self._count(len(x))
         out = self.module(x.to(torch.bfloat16)).to(x.dtype)
         return out if torch.is_grad_enabled() else self.refine(x, out)
 
@@ -58,15 +62,19 @@ class Coarse:
 
 def coarse(model: Any, x: Array, y: Array, threat: LpBall) -> Any:
     """The model in half precision for a search around rows ``x`` ``(n, *shape)``, or the model itself where that does not pay or is not right."""
-    if type(model) is not TorchModel or model.outputs != "logits" or len(y) < FEW or not _capable(model):
+    plain = model.model if type(model) is Counted else model
+    if type(plain) is not TorchModel or plain.outputs != "logits" or len(y) < FEW or not _capable(plain):
         return model
     few = np.unique(np.linspace(0, len(y) - 1, PROBED).astype(int))
-    ((_, ball, labels),) = batches(model, x[few], y[few], threat)
-    return _made(model, ball, labels) if _multiplications(model.module, ball.clean[:1]) >= WORTH else model
+    ((_, ball, labels),) = batches(plain, x[few], np.asarray(y)[few], threat)
+    if _multiplications(plain.module, ball.clean[:1]) < WORTH:
+        return model
+    found = _made(plain, ball, labels)
+    return model if found is None else Coarse(plain, *found, model.count if type(model) is Counted else None)
 
 
-def _made(model: TorchModel, ball: Ball, y: Tensor) -> Any:
-    """The model in half precision, if rounding does little on these rows."""
+def _made(model: TorchModel, ball: Ball, y: Tensor) -> tuple[nn.Module, float] | None:
+    """The copy in half precision and the share of the logits that it is not trusted with, if rounding does little on these rows."""
     module = copy.deepcopy(model.module).to(torch.bfloat16).requires_grad_(False)
     if ball.clean.ndim == 4:
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -78,12 +86,12 @@ def _made(model: TorchModel, ball: Ball, y: Tensor) -> Any:
         try:
             rough = module(ball.clean.to(torch.bfloat16)).to(exact.dtype)
         except RuntimeError:  # a net that insists on its dtype: it answers itself
-            return model
+            return None
         off = (margins(rough, y, model.threshold) - margin).abs()
         reach = ball.eps * norms(gradient, {1.0: math.inf, 2.0: 2.0}.get(ball.p, 1.0))
         error = ((rough - exact).abs().amax(1) / (1 + exact.abs().amax(1))).max()
         right = bool(torch.isfinite(rough).all()) and bool((off <= SMALL * reach).double().mean() >= 0.5)
-    return Coarse(model, module, SURER * float(error)) if right else model
+    return (module, SURER * float(error)) if right else None
 
 
 def _capable(model: TorchModel) -> bool:

@@ -10,6 +10,8 @@ may be shown a repaired view of it, and a model that answers at random is asked 
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,7 +28,7 @@ from carbide.evasion._typical import typical_findings
 from carbide.evasion.examination import Examination, examine
 from carbide.evasion.examination.votes import Asked
 from carbide.registry import Method
-from carbide.run import halving, remember
+from carbide.run import halving, remember, spread
 from carbide.space.balls import inside_ball, norms, project
 from carbide.space.distortions import in_range, missing, proposal_shape, render, said, sizes, typical_draws
 from carbide.space.membership import allowed, cost, inside
@@ -49,6 +51,7 @@ from carbide.types import (
     Model,
     Outcome,
     Patch,
+    Rng,
     Section,
     Skip,
     Space,
@@ -57,7 +60,7 @@ from carbide.types import (
     rng_for,
 )  # fmt: skip
 
-ROWS = 1000  # test rows that are attacked (all of class 1 where changes are priced); more are drawn down to this number
+SHARD = 1000  # rows that a process attacks at a time, where the model can be asked in several
 CHANGED = "the model's parameters changed while it was attacked; put it in inference mode and freeze its buffers"
 SOUND = Examination()
 UNITS: dict[type[Threat], str] = {Patch: ", as a share of the image", Distortion: ", as a share of the range"}  # of costs, where not input units
@@ -266,7 +269,7 @@ def metric_of(case: Case, threat: Threat) -> str:
 
 
 def judged_rows(case: Case, threat: Threat) -> Dataset:
-    """The test rows that are attacked: all of class 1 for priced changes, else at most ``ROWS`` (of class 1 at an operating point).
+    """The test rows that are attacked: all of class 1 for priced changes, else at most ``case.rows`` (of class 1 at an operating point).
 
     With a target class, those of the other classes.
 
@@ -280,8 +283,8 @@ def judged_rows(case: Case, threat: Threat) -> Dataset:
         test = others(test, threat.target)
     if len(test) == 0:
         raise InputError("the test rows hold none of class 1, so nothing can be attacked; give test rows of both classes")
-    if not isinstance(threat, FeatureBudget) and len(test) > ROWS:
-        test = test.take(np.sort(rng_for(case.seed, "evasion", "rows").permutation(len(test))[:ROWS]))
+    if not isinstance(threat, FeatureBudget) and len(test) > case.rows:
+        test = test.take(np.sort(rng_for(case.seed, "evasion", "rows").permutation(len(test))[: case.rows]))
     return test.with_(x=np.asarray(test.x, np.float64))
 
 
@@ -350,24 +353,43 @@ def attempt(case: Case, threat: Threat, name: str, method: Method, data: Dataset
     repaired = bool(exam.repair) and Access.GRADIENTS in method.needs
 
     def propose() -> dict[str, Any]:
-        counted, x = Counted(exam.seen(case.model) if repaired else case.model), data.x.copy()
-        y, before = data.y.copy(), case.model.digest()
-        rng = rng_for(case.seed, "evasion", name, label)
+        view = exam.seen(case.model) if repaired else case.model
+        parts = (
+            [data]
+            if not getattr(case.model, "apart", False)
+            else [data.take(part) for part in np.array_split(np.arange(len(data)), -(-len(data) // SHARD))]
+        )
+        streams = [rng_for(case.seed, "evasion", name, label, *[number] * (number > 0)) for number in range(len(parts))]
+        work = functools.partial(_propose, case.model, view, method, threat)
+        found = spread(work, list(zip(parts, streams, strict=True)), label=name, key=(*key, "shards") if len(parts) > 1 else None)
+        return {"x": np.concatenate([f["x"] for f in found]), "queries": sum(f["queries"] for f in found),
+                "stage": None if found[0]["stage"] is None else np.concatenate([f["stage"] for f in found])}  # fmt: skip
+
+    if len(data) == 0:
+        return Outcome(success=np.zeros(0, bool), cost=np.zeros(0), queries=np.zeros(0, np.int64), witness=data.x)
+    key = (case.model, data.x, data.y, threat, type(method).__name__, method, case.seed, label)
+    found = remember(f"evasion {name}", (*key, exam.repair) if repaired else key, propose)
+    n = len(data)
+    queries = np.full(n, found["queries"] // n, np.int64) + (np.arange(n) < found["queries"] % n)
+    return replace(judge(case.model, data.x, data.y, found["x"], threat, data.space, queries=queries), stage=found["stage"])
+
+
+def _propose(model: Model, view: Model, method: Method, threat: Threat, part: tuple[Dataset, Rng]) -> dict[str, Any]:
+    """What a method proposes for these rows of the model as ``view`` shows it, the queries that it needed, and its stages."""
+    data, start = part
+
+    def work() -> dict[str, Any]:
+        counted, x, y, rng = Counted(view), data.x.copy(), data.y.copy(), copy.deepcopy(start)
+        before = model.digest()
         staged = method.propose(counted, x, y, threat, rng) if hasattr(method, "propose") else None  # type: ignore[attr-defined]
         proposal = method(counted, x, y, threat, rng) if staged is None else staged.x
-        if case.model.digest() != before:
+        if model.digest() != before:
             raise _Changed(CHANGED)
         if not (np.array_equal(x, data.x) and np.array_equal(y, data.y)):
             raise CarbideError("it changed its inputs in place, so what it returned cannot be trusted")
         return {"x": np.asarray(proposal, np.float64), "queries": counted.queries, "stage": None if staged is None else staged.stage.astype(str)}
 
-    if len(data) == 0:
-        return Outcome(success=np.zeros(0, bool), cost=np.zeros(0), queries=np.zeros(0, np.int64), witness=data.x)
-    key = (case.model, data.x, data.y, threat, type(method).__name__, method, case.seed, label)
-    found = remember(f"evasion {name}", (*key, exam.repair) if repaired else key, lambda: halving(propose))
-    n = len(data)
-    queries = np.full(n, found["queries"] // n, np.int64) + (np.arange(n) < found["queries"] % n)
-    return replace(judge(case.model, data.x, data.y, found["x"], threat, data.space, queries=queries), stage=found["stage"])
+    return halving(work)
 
 
 def _share(case: Case, threat: Threat, name: str, method: Method, fell: int, seen: int, note: str) -> Finding:

@@ -68,6 +68,11 @@ class TorchModel:
         return WHITE_BOX
 
     @property
+    def apart(self) -> bool:
+        """Whether copies in other processes answer alike and in the same time: on a processor."""
+        return torch.device(self.device).type == "cpu"
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of the module's parameters (float32 if it has none)."""
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)

@@ -140,6 +140,8 @@ class View:
         self.inner = _twin(model, repair)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "model":  # as it is while another process unpacks it
+            raise AttributeError(name)
         return getattr(self.model, name)
 
     @property
