@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from carbide.models.estimators import EstimatorModel
+from carbide.models.trees.to_xgboost import classifier_of
 from carbide.space.prices import as_mapping
 from carbide.types import Dataset, FeatureBudget, InputError, LpBall, Recipe, Rng, Space, Threat
 
@@ -43,7 +44,7 @@ class RobustRecipe:
         cls = RobustBoostingClassifier if self.kind == "boosting" else RobustForestClassifier
         estimator = cls(attacker_of(self.threat, dataset.space, self.share), **self.settings(), random_state=int(rng.integers(2**31)))
         estimator.fit(dataset.x.reshape(len(dataset), -1), dataset.y)
-        return EstimatorModel(estimator=served(estimator), space=dataset.space, classes=dataset.classes)
+        return EstimatorModel(estimator=classifier_of(estimator.to_booster()), space=dataset.space, classes=dataset.classes)
 
     def settings(self) -> dict[str, Any]:
         """The estimator's parameters: those that are set, and what ``plain`` says of the others."""
@@ -78,20 +79,6 @@ def attacker_of(threat: Threat, space: Space, share: float) -> Any:
     if not isinstance(threat, LpBall):
         raise InputError(f"robust trees know no {type(threat).__name__}; give a FeatureBudget or an LpBall")
     return Box.of(replace(threat, eps=share * threat.eps), space)
-
-
-def served(estimator: Any) -> Any:
-    """The fitted estimator as an ``XGBClassifier``, which answers the same.
-
-    Raises:
-        InputError: if XGBoost is not installed.
-    """
-    booster = estimator.to_booster()
-    from xgboost import XGBClassifier
-
-    out = XGBClassifier(n_jobs=1)
-    out.load_model(bytearray(booster.save_raw("json")))
-    return out
 
 
 def refusal_of(threat: Threat, classes: int) -> str | None:

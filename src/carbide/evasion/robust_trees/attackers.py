@@ -1,8 +1,8 @@
 """What attackers can do, in words for users (``Box``, ``Spender``) and as arrays for the search for splits (``Reach``).
 
 >>> reach = Box(up=0.0, down=0.25).reach(np.array([[0.1], [0.5], [0.7]]), np.array([0, 1, 1]), most=255)
->>> reach.cuts[0, :3].round(3).tolist(), reach.low[0].tolist()  # rows of class 1 reach down
-([0.175, 0.35, 0.475], [0, 1, 2])
+>>> reach.bin[0].tolist(), reach.low[0].tolist()  # rows of class 1 reach down
+([1, 4, 5], [0, 2, 3])
 """
 
 from __future__ import annotations

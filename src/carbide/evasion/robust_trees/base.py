@@ -15,8 +15,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from carbide.evasion.robust_trees.attackers import Box, Reach, Spender
 from carbide.evasion.robust_trees.bins import MOST
-from carbide.evasion.robust_trees.export import ServedTree, as_ensemble, booster_of_trees, xgboost_json
 from carbide.evasion.robust_trees.grow import Tree
+from carbide.models.trees.to_xgboost import ServedTree, as_ensemble, booster_of_trees, xgboost_json
 from carbide.types import Array, InputError
 
 
@@ -31,8 +31,9 @@ class RobustTrees(ClassifierMixin, BaseEstimator):
     max_depth: int
     max_bins: int
     random_state: Any
+    n_features_in_: int
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on rows ``X`` ``(n, d)`` (NaN = missing, which no attacker changes) with labels ``y`` ``(n,)``.
 
         Raises:
@@ -40,13 +41,16 @@ class RobustTrees(ClassifierMixin, BaseEstimator):
             ValueError: if the rows cannot be used, or are of one class.
         """
         self._check()
-        x, y = validate_data(self, X, y, dtype=np.float64, ensure_all_finite="allow-nan")
+        checked: Any = validate_data(self, X, y, dtype=np.float64, ensure_all_finite="allow-nan")
+        x, y = checked
         check_classification_targets(y)
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         x, y, weight = x[weight > 0], np.asarray(y)[weight > 0], weight[weight > 0]
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"{type(self).__name__} can't train when only one class is present; its rows are all of class {self.classes_[:1].tolist()}")
+            raise ValueError(
+                f"{type(self).__name__} can't train when only one class is present; its rows are all of class {self.classes_[:1].tolist()}"
+            )
         rng = check_random_state(self.random_state)
         seeds = rng.randint(np.iinfo(np.int32).max, size=max(1, len(self.classes_)))
         outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
@@ -70,19 +74,19 @@ class RobustTrees(ClassifierMixin, BaseEstimator):
     def _outputs(self) -> int:
         return 1 if len(self.classes_) == 2 else len(self.classes_)
 
-    def decision_function(self, X: Any) -> Array:  # noqa: N803
+    def decision_function(self, X: Any) -> Array:
         """The sums of leaves ``(n,)`` of two classes, else ``(n, k)``, in float32 as XGBoost adds them."""
         check_is_fitted(self)
-        x = validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
+        x: Any = validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
         found = self.ensemble_.margins(x)
         return found[:, 0] if self._outputs == 1 else found
 
-    def predict_proba(self, X: Any) -> Array:  # noqa: N803
+    def predict_proba(self, X: Any) -> Array:
         """Probabilities ``(n, k)`` in the order of ``classes_``: sigmoid of the sum, or softmax of the sums of all classes."""
         found = self.decision_function(X)
         return self.ensemble_.probabilities(found[:, None] if found.ndim == 1 else found)
 
-    def predict(self, X: Any) -> Array:  # noqa: N803
+    def predict(self, X: Any) -> Array:
         """The class ``(n,)`` of the largest probability; of two, the second where its sum is above 0."""
         found = self.decision_function(X)
         return self.classes_[(found > 0).astype(int) if found.ndim == 1 else found.argmax(1)]

@@ -42,7 +42,13 @@ class RobustBoostingClassifier(RobustTrees):
     def __init__(self, attacker: Any = 0.0, *, n_estimators: int = 100, learning_rate: float = 0.1, max_depth: int = 4, max_bins: int = 255,
                  reg_lambda: float = 1.0, min_child_weight: float = 1.0, min_gain: float = 0.0, max_features: Any = 1.0, refinements: int = 3,
                  random_state: Any = None) -> None:  # fmt: skip
-        self.attacker, self.n_estimators, self.learning_rate, self.max_depth, self.max_bins = attacker, n_estimators, learning_rate, max_depth, max_bins
+        self.attacker, self.n_estimators, self.learning_rate, self.max_depth, self.max_bins = (
+            attacker,
+            n_estimators,
+            learning_rate,
+            max_depth,
+            max_bins,
+        )
         self.reg_lambda, self.min_child_weight, self.min_gain, self.max_features = reg_lambda, min_child_weight, min_gain, max_features
         self.refinements, self.random_state = refinements, random_state
 
@@ -74,7 +80,9 @@ class RobustBoostingClassifier(RobustTrees):
         start, columns = np.arange(n, dtype=np.int32), np.arange(len(reach.count))
         for number in range(self.n_estimators):
             p = expit(score)
-            tree = grow(reach, asked, positive, (p - positive) * weight, np.maximum(p * (1 - p), 1e-16) * weight, start, columns, (seed + (number << 32)))
+            tree = grow(
+                reach, asked, positive, (p - positive) * weight, np.maximum(p * (1 - p), 1e-16) * weight, start, columns, (seed + (number << 32))
+            )
             first, leaf = by_row(tree.rows, tree.leaves, n)
             value = np.where(tree.feature < 0, tree.value, 0.0)
             value, worst = refined(value, first, leaf, np.repeat(score, np.diff(first)), positive, weight, self.reg_lambda, self.refinements)
@@ -87,4 +95,6 @@ class RobustBoostingClassifier(RobustTrees):
         steps, worst = np.zeros((d, 256)), np.zeros((d, len(positive)))
         for _ in range(self.n_estimators):
             columns = np.sort(rng.permutation(d)[: asked.features])
-            yield stump(reach, asked, positive, weight, steps, worst, score, columns, self.learning_rate, self.learning_rate * CLOSE, self.refinements)
+            yield stump(
+                reach, asked, positive, weight, steps, worst, score, columns, self.learning_rate, self.learning_rate * CLOSE, self.refinements
+            )

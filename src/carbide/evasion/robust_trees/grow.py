@@ -224,8 +224,7 @@ def grow(reach: Reach, rules: Rules, positive, gradient, hessian, start, columns
     """A tree on the rows ``start``; ``gradient`` and ``hessian`` ``(n,)`` of the loss at each row's worst case (a forest has weights as hessian)."""
     most = 2 ** (rules.depth + 1) - 1
     d = reach.bin.shape[0]
-    state = np.array([seed], np.uint64)
-    columns = columns.copy()
+    state = np.zeros(1, np.uint64)
     feature, cut = np.full(most, -1, np.int32), np.zeros(most, np.int32)
     children, missing_left = np.full((most, 2), -1, np.int32), np.zeros(most, np.bool_)
     value, cover, gains = np.zeros(most), np.zeros(most), np.zeros(most)
@@ -264,10 +263,13 @@ def grow(reach: Reach, rules: Rules, positive, gradient, hessian, start, columns
             parent = -2.0 * total[1] * total[3] / cover[node] if cover[node] > 0 else 0.0
         best, chosen = np.zeros(6), -1
         best[0] = -np.inf
-        if depth < rules.depth and cover[node] >= rules.least and size > 1:
-            _draw(columns, rules.features, state)
+        if depth < rules.depth and cover[node] >= rules.least:
+            state[0] = np.uint64(seed) ^ (np.uint64(node) * np.uint64(0xD6E8FEB86659FD93))  # the draw is the node's own, whatever was drawn before
+            drawn = columns.copy()
+            if rules.features < d:
+                _draw(drawn, rules.features, state)
             for c in range(rules.features):
-                f = columns[c]
+                f = drawn[c]
                 if high[f] > low[f]:
                     still[:], first[:], last[:] = 0.0, 0.0, 0.0
                     if reach.priced:
@@ -299,12 +301,11 @@ def grow(reach: Reach, rules: Rules, positive, gradient, hessian, start, columns
                 if not goes:
                     continue
                 w = share[i]
-                if split:
-                    if rules.kind == GINI:
-                        part = best[3] if classes[i] == 0 else best[4]
-                        w *= part if side == 0 else 1.0 - part
-                        if w <= 1e-9:
-                            continue
+                if split and rules.kind == GINI:
+                    part = best[3] if classes[i] == 0 else best[4]
+                    w *= part if side == 0 else 1.0 - part
+                    if w <= 1e-9:
+                        continue
                 rows[at], weight[at], paid[at] = here[i], w, own[i]
                 if rest[i] >= 0:
                     paid[at] = child_price(reach, here[i], f, rest[i], low, high, low[f] if side == 0 else k + 1, k if side == 0 else high[f])

@@ -1,4 +1,4 @@
-"""Grown trees as Carbide's intermediate form and as XGBoost's JSON; both answer alike to the last bit.
+"""Trees that Carbide grew itself, as Carbide's intermediate form and as XGBoost's JSON; both answer alike to the last bit.
 
 XGBoost sends ``x < t`` left, compared in float32, and sums leaves in float32 in the order of the trees; cuts and leaf values are float32.
 """
@@ -73,6 +73,15 @@ def booster_of_trees(trees: Sequence[ServedTree], **rest: Any) -> Any:
     booster = xgboost.Booster({"nthread": 1})
     booster.load_model(bytearray(xgboost_json(trees, **rest)))
     return booster
+
+
+def classifier_of(booster: Any) -> Any:
+    """A booster as an ``XGBClassifier``, which answers the same."""
+    from xgboost import XGBClassifier
+
+    out = XGBClassifier(n_jobs=1)
+    out.load_model(bytearray(booster.save_raw("json")))
+    return out
 
 
 def _tree(tree: ServedTree, number: int, features: int) -> dict[str, Any]:
