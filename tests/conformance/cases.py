@@ -127,6 +127,7 @@ def tree_recipe(**params: Any) -> EstimatorRecipe:
 
 
 SOME = PriceTable(prices={"a": Price(up=10.0, down=10.0)})
+ONE_WAY = PriceTable(prices={name: Price(down=10.0) for name in NAMES})
 PRICES = PriceTable(prices={name: Price(up=10.0, down=10.0) for name in NAMES})
 
 
@@ -161,6 +162,7 @@ def _all() -> tuple[World, ...]:
         World(name="forest, prices", case=Case(model=fit(forest, tables), data=tables, recipe=forest), threat=FeatureBudget(money=2.0, prices=PRICES)),
         World(name="labels only, prices", case=Case(model=Labels(w=np.ones(4) / 4, b=0.5, space=tables.train.space), data=tables), threat=FeatureBudget(money=2.0, prices=PRICES)),
         World(name="forest, some prices", case=Case(model=fit(forest, many), data=many, recipe=forest), threat=FeatureBudget(money=1.0, prices=SOME)),
+        World(name="forest, one-way prices", case=Case(model=fit(forest, tables), data=tables, recipe=forest), threat=FeatureBudget(money=2.0, prices=ONE_WAY)),
         World(name="forest, flips", case=Case(model=fit(deep, tables), data=tables, recipe=deep), threat=Flips(fraction=0.2)),
         World(name="forest, backdoor", case=Case(model=fit(deep, tables), data=tables, recipe=deep), threat=Backdoor(fraction=0.1, target=0)),
         World(name="image forest, backdoor", case=Case(model=fit(deep, pictures), data=pictures, recipe=deep), threat=Backdoor(fraction=0.1, target=0)),

@@ -96,6 +96,8 @@ def booster_of(estimator: Any) -> tuple[str, Any] | None:
     if isinstance(estimator, BoosterClassifier):
         return estimator.library, estimator.booster
     package = type(estimator).__module__.split(".")[0]
+    if package == "carbide" and hasattr(estimator, "to_booster"):  # Carbide's own trees are stored as what XGBoost serves
+        return "xgboost", estimator.to_booster()
     if package == "xgboost":
         return "xgboost", estimator.get_booster() if hasattr(estimator, "get_booster") else estimator
     if package == "lightgbm":

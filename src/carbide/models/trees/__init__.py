@@ -37,6 +37,8 @@ def _library(estimator: Any) -> str | None:
 
 def is_tree_ensemble(estimator: Any) -> bool:
     """Whether ``ensemble_of`` can read this kind of fitted estimator; imports no library."""
+    if isinstance(getattr(estimator, "ensemble_", None), Ensemble):
+        return True
     return _library(estimator) is not None and getattr(estimator, "booster", None) != "gblinear"
 
 
@@ -46,6 +48,9 @@ def ensemble_of(estimator: Any) -> Ensemble:
     Raises:
         InputError: if it is not fitted, no classifier of these libraries, or uses something that has no exact translation.
     """
+    own = getattr(estimator, "ensemble_", None)
+    if isinstance(own, Ensemble):  # Carbide's own estimators have it ready
+        return own
     library = _library(estimator)
     if library == "sklearn":
         from carbide.models.trees.from_sklearn import from_sklearn
