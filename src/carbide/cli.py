@@ -293,11 +293,13 @@ def guard_serve(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run with a hardened model.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1", port: Annotated[int, typer.Option(help="Port.")] = 8000,
     budget: Annotated[int, typer.Option(help="Rows a key may ask for in an hour.", min=1)] = 10_000,
+    prices: Annotated[Path | None, typer.Option(help="Price table: each alert gets a certificate, the price below which no change turns it off.")] = None,
+    money: Annotated[float | None, typer.Option(help="Certificates look no further than this price.")] = None,
 ) -> None:  # fmt: skip
     """Serve the hardened model over HTTP with its output policy and a query budget a key."""
     from carbide.guard.serve import serve
 
-    serve(run, host=host, port=port, budget=budget)
+    serve(run, host=host, port=port, budget=budget, prices=prices, money=money)
 
 
 @app.callback(invoke_without_command=True)
