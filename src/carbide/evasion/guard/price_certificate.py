@@ -61,7 +61,7 @@ class PriceCertificate(Method):
     ``boxes``: the most boxes that the search looks at for a row; beyond them the bound is proven and may not be the largest.
     """
 
-    boxes: int = 150
+    boxes: int = 400
     threats: ClassVar[tuple[type[Threat], ...]] = (FeatureBudget,)
     needs: ClassVar[Access] = Access.STRUCTURE
 
