@@ -88,9 +88,11 @@ def test_it_is_said_in_one_sentence(name, verb, tmp_path, capsys):
     code = run(verb, world(tmp_path, **make(tmp_path)), "--out", tmp_path / "run", "-j", 1, "-q")
     said = capsys.readouterr().err
     assert code == 2, said
-    assert said.startswith("carbide: ") and said.count("\n") == 1, said
+    assert said.startswith("carbide: ")
+    assert said.count("\n") == 1, said
     assert words in said, said
-    assert not (tmp_path / "run" / "results.json").exists() and not list(tmp_path.rglob("*.tmp"))
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_the_same_plan_without_the_fault_runs(tmp_path):

@@ -49,7 +49,8 @@ def test_a_plan_of_properties_is_decided(folder, tmp_path, capsys):
     plan = plan_of(folder, [{"monotone": "debt"}, {"never_flips": ["debt"], "money": 100, "prices": "up.json"}])
     assert run("prove", plan, "--out", tmp_path / "run") == 0
     said = capsys.readouterr().out
-    assert "proven: the score never falls when debt rises" in said and "by at most $100 turns no alert of the space off" in said
+    assert "proven: the score never falls when debt rises" in said
+    assert "by at most $100 turns no alert of the space off" in said
     verdicts = json.loads((tmp_path / "run" / "properties.json").read_text())["properties"]
     assert [v["verdict"] for v in verdicts] == ["proven", "proven"]
 
@@ -58,7 +59,8 @@ def test_a_broken_property_shows_two_rows_and_exits_with_1(folder, tmp_path, cap
     plan = plan_of(folder, [{"monotone": "debt", "direction": "falls"}, {"never_flips": "debt", "money": 8, "prices": PRICES, "about": "rows"}])
     assert run("prove", plan, "--out", tmp_path / "run") == 1
     said = capsys.readouterr().out
-    assert said.count("broken: ") == 2 and ", for EUR" in said
+    assert said.count("broken: ") == 2
+    assert ", for EUR" in said
     first, second = json.loads((tmp_path / "run" / "properties.json").read_text())["properties"]
     model = XGBClassifier()
     model.load_model(folder / "m.json")
@@ -71,7 +73,8 @@ def test_a_broken_property_shows_two_rows_and_exits_with_1(folder, tmp_path, cap
 def test_threats_and_properties_go_together(folder, tmp_path, capsys):
     plan = plan_of(folder, [{"monotone": "debt"}], threats=[{"extraction": {"queries": 20}}])
     assert run("prove", plan, "--out", tmp_path / "run", "-q", "-j", 1) == 0
-    assert (tmp_path / "run" / "report.html").exists() and (tmp_path / "run" / "properties.json").exists()
+    assert (tmp_path / "run" / "report.html").exists()
+    assert (tmp_path / "run" / "properties.json").exists()
     assert "proven" in capsys.readouterr().out
 
 
@@ -81,7 +84,8 @@ def test_from_python(folder):
     assert [v.word for v in found] == ["proven", "broken"]
     prices = carbide.PriceTable(prices={"debt": carbide.Price(down=1.0)})
     (verdict,) = carbide.prove_claims(model, [carbide.NeverFlips(features=("debt",), money=9.0, prices=prices)])
-    assert verdict.word == "broken" and verdict.scores[0] >= 0.5 > verdict.scores[1]
+    assert verdict.word == "broken"
+    assert verdict.scores[0] >= 0.5 > verdict.scores[1]
 
 
 WRONG = {
@@ -104,7 +108,9 @@ def test_wrong_properties_are_one_sentence_and_exit_code_2(name, folder, tmp_pat
     properties, words = WRONG[name]
     assert run("prove", plan_of(folder, properties), "--out", tmp_path / "run") == 2
     said = capsys.readouterr().err
-    assert words in said and said.count("\n") == 1 and not (tmp_path / "run").exists()
+    assert words in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_audit_of_properties_alone_says_what_to_type(folder, capsys):

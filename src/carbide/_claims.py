@@ -157,7 +157,7 @@ def words_of(verdict: ClaimVerdict, space: Space) -> list[str]:
     note = f" ({verdict.note})" if verdict.note else ""
     lines = [f"{verdict.word}: {verdict.claim.words()}; by {verdict.how}, {verdict.boxes:,} boxes{note}"]
     if verdict.row is not None and verdict.changed is not None and verdict.scores is not None:
-        moved = [f"{space.name(f)} {verdict.row[f]:.17g} -> {verdict.changed[f]:.17g}" for f in np.flatnonzero(verdict.row != verdict.changed)]
+        moved = [f"{space.name(int(f))} {verdict.row[f]:.17g} -> {verdict.changed[f]:.17g}" for f in np.flatnonzero(verdict.row != verdict.changed)]
         price = f", for {verdict.claim.prices.currency}{verdict.high:.4g}" if isinstance(verdict.claim, NeverFlips) else ""
         lines.append(f"  {', '.join(moved)}: score {verdict.scores[0]:.6g} -> {verdict.scores[1]:.6g}{price}")
     elif verdict.word == "unknown":

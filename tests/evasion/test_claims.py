@@ -106,7 +106,8 @@ def test_monotone_is_what_trying_every_pair_says(kind, library, monkeypatch):
             assert found.word == ("broken" if worst > 1e-5 else "proven"), (seed, f, direction, worst, found)
             seen.add(found.word)
             if found.word == "broken":
-                assert found.scores[1] < found.scores[0] and holds(np.stack([found.row, found.changed]), space).all()
+                assert found.scores[1] < found.scores[0]
+                assert holds(np.stack([found.row, found.changed]), space).all()
                 assert found.low <= worst + 1e-9
     assert seen == {"broken", "proven"} or kind == "ratio"
 
@@ -116,7 +117,8 @@ def test_a_pair_that_is_tried_first_breaks_the_claim_too():
     model = model_of(fitted("xgboost", x, y, 0, trees=20, depth=4), space)
     found = decide_claim(Monotone(feature="f1"), model, rng=rng(), rows=x)
     assert (found.word, found.boxes, found.how) == ("broken", 0, "rows that were tried")
-    assert np.flatnonzero(found.row != found.changed).tolist() == [1] and found.changed[1] > found.row[1]
+    assert np.flatnonzero(found.row != found.changed).tolist() == [1]
+    assert found.changed[1] > found.row[1]
 
 
 @pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
@@ -127,7 +129,9 @@ def test_models_trained_with_constraints_are_proven_monotone(library):
     model = model_of(fitted(library, x, y, 0, trees=60, depth=4, monotone_constraints=constraints), space)
     for feature, direction in (("f0", "rises"), ("f2", "falls")):
         found = decide_claim(Monotone(feature=feature, direction=direction), model, rng=rng())
-        assert found.proven and found.high == 0.0 and not any("rounding" in a for a in found.assumptions)
+        assert found.proven
+        assert found.high == 0.0
+        assert not any("rounding" in a for a in found.assumptions)
     assert decide_claim(Monotone(feature="f0", direction="falls"), model, rng=rng()).word == "broken"
 
 
@@ -148,7 +152,8 @@ def test_one_leaf_that_was_tampered_with_is_found():
     found = decide_claim(Monotone(feature="f0"), model_of(xgboost_classifier(booster), space), rng=rng())
     assert found.word == "broken"
     scores = xgboost_classifier(booster).predict_proba(np.stack([found.row, found.changed]))[:, 1]
-    assert scores[1] < scores[0] and found.changed[0] > found.row[0]
+    assert scores[1] < scores[0]
+    assert found.changed[0] > found.row[0]
 
 
 def priced(draw, kind):
@@ -210,7 +215,9 @@ def test_about_given_rows_each_is_searched():
     prices = PriceTable(prices={"f0": Price(down=1.0, fixed=2.0), "f1": Price(down=0.0, up=0.0)})
     far = NeverFlips(features=("f0",), money=100.0, prices=prices, rows=x)
     found = decide_claim(far, model, rng=rng())
-    assert found.word == "broken" and found.row[1] == found.changed[1] and found.high == pytest.approx(2.0 + found.row[0] - found.changed[0])
+    assert found.word == "broken"
+    assert found.row[1] == found.changed[1]
+    assert found.high == pytest.approx(2.0 + found.row[0] - found.changed[0])
     assert found.scores[0] >= 0.5 > found.scores[1]
     least = found.high
     near = NeverFlips(features=("f0",), money=least * 0.9, prices=prices, rows=x)
@@ -225,9 +232,12 @@ def test_what_was_not_decided_is_unknown_with_its_bracket(monkeypatch):
     space = Space.table(["f0", "f1", "f2"], lower=np.full(D, -9.0), upper=np.full(D, 9.0))
     model = model_of(fitted("xgboost", x, y, 0, trees=30, depth=5), space)
     few = decide_claim(Monotone(feature="f0"), model, rng=rng(), boxes=1)
-    assert few.word == "unknown" and few.low == 0 and "boxes are open" in few.note
+    assert few.word == "unknown"
+    assert few.low == 0
+    assert "boxes are open" in few.note
     whole = decide_claim(Monotone(feature="f0"), model, rng=rng())
-    assert whole.word == "broken" and whole.low <= few.high
+    assert whole.word == "broken"
+    assert whole.low <= few.high
 
 
 @pytest.mark.parametrize(("make", "words"), [

@@ -25,7 +25,8 @@ def test_nobody_changes_a_row_that_does_not_pay():
     assert found["attackers' profit per 1,000 frauds ($)"].value == pytest.approx((10 + 6) / 4 * 1000)
     assert found["break-even price factor"].value == pytest.approx(np.median([10 / 4, 10 / 10]))
     for f in found.values():
-        assert f.low <= f.value <= f.high and f.good == -1
+        assert f.low <= f.value <= f.high
+        assert f.good == -1
 
 
 def test_prices_above_the_break_even_factor_free_less_than_half():

@@ -44,16 +44,21 @@ def test_a_search_that_ends_early_never_promises_too_much(library):
     state = guard.state(model, FeatureBudget(money=1e3, prices=PriceTable(prices={f"f{i}": Price(up=1.0, down=1.0) for i in range(4)})))
     whole, few = guard.certify(case.rows, state), PriceCertificate(boxes=2).certify(case.rows, state)
     assert all(b.price <= w.price + 1e-9 for b, w in zip(few, whole, strict=True))
-    assert all(w.exact for w in whole) and not all(b.exact for b in few)
+    assert all(w.exact for w in whole)
+    assert not all(b.exact for b in few)
 
 
 def test_decisions_flag_alerts_with_words():
     case, guard, state = ready("plain", "xgboost")
     decision = guard(case.rows[0], state)
-    assert decision.action == "flag" and decision.score >= case.threshold and decision.reason.startswith("no change under $")
+    assert decision.action == "flag"
+    assert decision.score >= case.threshold
+    assert decision.reason.startswith("no change under $")
     low = np.array([np.full(4, -7.0), np.full(4, 7.0), np.zeros(4)])
     quiet = low[state.model.predict(low)[:, 1] < case.threshold]
-    assert len(quiet) and guard(quiet[0], state).action == "allow" and guard(quiet[0], state).reason == "no alert"
+    assert len(quiet)
+    assert guard(quiet[0], state).action == "allow"
+    assert guard(quiet[0], state).reason == "no alert"
 
 
 def test_the_shield_answers_certificates():
@@ -61,10 +66,13 @@ def test_the_shield_answers_certificates():
     shield = Shield(model=state.model, budget=Budget(rows=100, clock=lambda: 0.0), certifier=Certifier(method=guard, state=state))
     rows = np.concatenate([case.rows, np.full((1, 4), -7.0)])
     status, answer = ask(shield, json.dumps({"inputs": rows.tolist()}).encode())
-    assert status == 200 and len(answer["certificates"]) == len(rows) and "probabilities" in answer
+    assert status == 200
+    assert len(answer["certificates"]) == len(rows)
+    assert "probabilities" in answer
     for label, said, bound in zip(answer["labels"], answer["certificates"], guard.certify(rows, state), strict=True):
         assert (said["no_flip_under"] is not None) == (label == 1)
-        assert said["no_flip_under"] in (None, bound.price) and said["exact"] == bound.exact
+        assert said["no_flip_under"] in (None, bound.price)
+        assert said["exact"] == bound.exact
         assert bound.price <= 2.0
 
 
@@ -86,7 +94,7 @@ def test_what_cannot_be_certified_is_refused():
     threat = FeatureBudget(money=1, prices=PriceTable(prices={"a": Price(up=1.0)}))
     with pytest.raises(InputError, match="shows no trees"):
         PriceCertificate().state(Ramp(space=Space.table(["a", "b"])), threat)
-    case, guard, state = ready("plain", "xgboost")
+    _case, guard, state = ready("plain", "xgboost")
     with pytest.raises(InputError, match="'a' is not in the space"):
         guard.state(state.model, threat)
     with pytest.raises(InputError, match="boxes is 0"):

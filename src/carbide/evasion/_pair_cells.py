@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, milp
 from scipy.sparse import csr_matrix
 
 from carbide.evasion._pair_search import Leaves, Moves, leaf_boxes
@@ -57,20 +57,21 @@ class PairCells:
         """Where each axis' cuts begin in an array of all of them."""
         return np.cumsum([0, *(self.box[1] + 1)])
 
-    def plain(self, low: Array, high: Array) -> Pair:
+    def plain(self, low: Array, high: Array) -> tuple[Array, Array]:
         """Two rows inside a box of cells whose moved features lie closest, or cost least; relations are not asked."""
         d = len(self.low)
-        row = np.array([_some(self.low[f][low[f]], self.high[f][high[f]], self.space, f) for f in range(d)])
+        row = np.array([_some(float(self.low[f][low[f]]), float(self.high[f][high[f]]), self.space, f) for f in range(d)])
         changed = row.copy()
         for k, f in enumerate(self.moves.feature):
             row[f], changed[f] = self._nearest(k, int(f), low, high)
-        return Pair(row, changed)
+        return row, changed
 
     def bound(self, low: Array, high: Array) -> Pair:
         """A row and its change inside a box of cells that keep relations and groups, at the least price where prices are known."""
         if not (self.space.relations or self.space.groups):
-            return self.plain(low, high)
-        return _bound_pair(self, [(self.low[f][low[a]], self.high[f][high[a]]) for a, f in enumerate([*range(len(self.low)), *self.moves.feature])])
+            return Pair(*self.plain(low, high))
+        features = [*range(len(self.low)), *self.moves.feature]
+        return _bound_pair(self, [(float(self.low[f][low[a]]), float(self.high[f][high[a]])) for a, f in enumerate(features)])
 
     def _nearest(self, k: int, f: int, low: Array, high: Array) -> tuple[float, float]:
         """The values of a moved feature in the two rows that lie closest, or cost least."""
@@ -264,17 +265,19 @@ def _solved(cells: PairCells, values: list[tuple[float, float]], fixed: dict[int
                         [a for e in rows.entries for a, _ in e])), shape=(len(rows.entries), d + 3 * k))  # fmt: skip
     moved = np.array([sum(c * shift[a] for a, c in e) for e in rows.entries])
     fixed_price = np.where(moves.tabled, 0.0, moves.fixed)
-    found = milp(np.concatenate([np.zeros(d + k), np.ones(k), fixed_price]), integrality=np.concatenate([(step > 0) * 1, np.zeros(k), np.ones(k)]),
-                 bounds=Bounds(np.concatenate([(low - anchor) / scale, np.zeros(2 * k)]),
-                               np.concatenate([(high - anchor) / scale, np.full(k, np.inf), np.ones(k)])),
-                 constraints=LinearConstraint(matrix, np.array(rows.low) - moved, np.array(rows.high) - moved), options={"time_limit": 5.0})  # fmt: skip
+    least, most = np.concatenate([(low - anchor) / scale, np.zeros(2 * k)]), np.concatenate([(high - anchor) / scale, np.full(k, np.inf), np.ones(k)])
+    held: Any = (matrix, np.array(rows.low) - moved, np.array(rows.high) - moved)
+    found: Any = milp(np.concatenate([np.zeros(d + k), np.ones(k), fixed_price]), integrality=np.concatenate([(step > 0) * 1, np.zeros(k), np.ones(k)]),
+                      bounds=Bounds(least, most), constraints=held, options={"time_limit": 5.0})  # type: ignore[arg-type]  # fmt: skip
     if found.status == 2 or (found.status == 0 and found.fun > moves.money + 1e-6 * (1 + abs(moves.money))):
         return Pair(None, None, "empty")
     if found.x is None:
         return Pair(None, None, "open")
     z = np.clip(anchor + scale * np.where(step > 0, np.round(found.x[: d + k]), found.x[: d + k]), low, high)
     row, changed = z[:d].copy(), z[:d].copy()
-    changed[moves.feature] = np.where(np.abs(z[d:] - row[moves.feature]) <= NEAR * (1 + np.abs(z[d:])), row[moves.feature].clip(low[d:], high[d:]), z[d:])
+    changed[moves.feature] = np.where(
+        np.abs(z[d:] - row[moves.feature]) <= NEAR * (1 + np.abs(z[d:])), row[moves.feature].clip(low[d:], high[d:]), z[d:]
+    )
     for side in (row, changed):
         for r in space.relations:
             if isinstance(r, Ratio):

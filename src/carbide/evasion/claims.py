@@ -80,7 +80,9 @@ class NeverFlips:
             raise InputError(f"never_flips names {list(self.features)}; give at least one feature, each once")
         for name in self.features:
             if name not in self.prices.prices:
-                raise InputError(f"never_flips names {name!r}, which has no price; its price table prices {', '.join(self.prices.prices) or 'nothing'}")
+                raise InputError(
+                    f"never_flips names {name!r}, which has no price; its price table prices {', '.join(self.prices.prices) or 'nothing'}"
+                )
 
     def words(self) -> str:
         """The claim in a sentence."""
@@ -200,7 +202,9 @@ class _Task:
         known = known[np.isfinite(known).all(1)]
         known = self.rng.permutation(known)[:TRIED]
         picks = [self.rng.integers(0, len(low), TRIED) for low in self.cells.low]
-        ends = [np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0.0)) for low, high in zip(self.cells.low, self.cells.high, strict=True)]
+        ends = [
+            np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0.0)) for low, high in zip(self.cells.low, self.cells.high, strict=True)
+        ]
         found = np.concatenate([known, np.stack([e[p] for e, p in zip(ends, picks, strict=True)], axis=1)])
         return found[self._exists(found)]
 
@@ -291,7 +295,7 @@ class _Task:
             why, depth, more, stack, low, high = pursue(cells.leaves, cells.moves, limits, stack, depth, offset, min(STEP, boxes - looked))
             looked += more
             plain = cells.plain(low, high) if why == CANDIDATE else None
-            if plain is not None and self.breaks(plain.row, plain.changed):  # every pair of the box has these scores
+            if plain is not None and self.breaks(*plain):  # every pair of the box has these scores
                 pair = cells.bound(low, high)
                 if pair.row is not None and pair.changed is not None and self.confirms(pair.row, pair.changed):
                     return self._broken(pair.row, pair.changed, "branch and bound over pairs of leaves", looked)

@@ -206,7 +206,9 @@ def shield_of(model: Model, *, budget: int, prices: Path | None = None, money: f
         InputError: if only one of ``prices`` and ``money`` is given, or certificates cannot be had.
     """
     if (prices is None) != (money is None):
-        raise InputError(f"certificates need prices and money, and {'money' if money is None else 'prices'} is not given; add --prices FILE --money 50")
+        raise InputError(
+            f"certificates need prices and money, and {'money' if money is None else 'prices'} is not given; add --prices FILE --money 50"
+        )
     if prices is None or money is None:
         return Shield(model=model, budget=Budget(rows=budget))
     if not math.isfinite(money):

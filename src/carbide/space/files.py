@@ -142,7 +142,9 @@ def _table(raw: Mapping[str, Any]) -> Space:
         from carbide.space.feasible import contradiction
 
         if clash := contradiction(space, space.relations):
-            raise InputError(f"relations {', '.join(map(str, clash))} contradict each other: no row within the bounds keeps them all; correct one of them")
+            raise InputError(
+                f"relations {', '.join(map(str, clash))} contradict each other: no row within the bounds keeps them all; correct one of them"
+            )
     return space
 
 

@@ -88,12 +88,12 @@ class PriceCertificate(Method):
     def certify(self, x: Array, state: CertifiedModel, alert: Array | None = None) -> list[PriceBound]:
         """The bounds of rows ``(n, d)``; ``alert`` ``(n,)`` bool = the model's decisions, asked of it when left out."""
         rows = np.ascontiguousarray(x, np.float64).reshape(len(x), -1)
-        alert = state.model.predict(rows)[:, 1] >= state.model.threshold if alert is None else alert
+        flagged = np.asarray(state.model.predict(rows)[:, 1] >= state.model.threshold if alert is None else alert, bool)
         price, exact = np.zeros(len(rows)), np.zeros(len(rows), bool)
-        if alert.any():
-            found = self._search(rows[alert], state)
-            price[alert], exact[alert] = np.minimum(found.lower, state.threat.money), found.status == "exact"
-        return [PriceBound(alert=bool(a), price=float(p), exact=bool(e)) for a, p, e in zip(alert, price, exact, strict=True)]
+        if flagged.any():
+            found = self._search(rows[flagged], state)
+            price[flagged], exact[flagged] = np.minimum(found.lower, state.threat.money), found.status == "exact"
+        return [PriceBound(alert=bool(a), price=float(p), exact=bool(e)) for a, p, e in zip(flagged, price, exact, strict=True)]
 
     def _search(self, rows: Array, state: CertifiedModel) -> Any:
         model, threat = state.model, state.threat
