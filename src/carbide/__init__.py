@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "audit": "carbide.api", "harden": "carbide.api", "prove": "carbide.api", "prove_property": "carbide.api", "load_model": "carbide.api", "load_data": "carbide.api", "run": "carbide.api",
+    "audit": "carbide.api", "harden": "carbide.api", "prove": "carbide.api", "prove_claims": "carbide.api", "prove_property": "carbide.api", "load_model": "carbide.api", "load_data": "carbide.api", "run": "carbide.api",
     "Plan": "carbide.plan", "Report": "carbide.pipeline",
+    "Monotone": "carbide.evasion.claims", "NeverFlips": "carbide.evasion.claims",
     **dict.fromkeys(("Access", "Backdoor", "Bracket", "CarbideError", "Certificate", "Corruption", "Dataset", "Decision", "Distortion", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall", "Membership", "OperatingPoint", "Outcome", "Patch", "Poison", "Price", "PriceTable", "Queries", "Space", "Splits", "Threat", "UnsoundError"), "carbide.types"),
 }  # fmt: skip
 
@@ -36,6 +37,8 @@ __all__ = [
     "InputError",
     "LpBall",
     "Membership",
+    "Monotone",
+    "NeverFlips",
     "OperatingPoint",
     "Outcome",
     "Patch",
@@ -55,12 +58,14 @@ __all__ = [
     "load_data",
     "load_model",
     "prove",
+    "prove_claims",
     "prove_property",
     "run",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from carbide.api import audit, harden, load_data, load_model, prove, prove_property, run
+    from carbide.api import audit, harden, load_data, load_model, prove, prove_claims, prove_property, run
+    from carbide.evasion.claims import Monotone, NeverFlips
     from carbide.pipeline import Report
     from carbide.plan import Plan
     from carbide.types import (

@@ -60,6 +60,13 @@ def prove_property(net: str | Path, unsafe: Any, *, timeout: float = 60.0, seed:
     return prove_one(net, unsafe, timeout=timeout, seed=seed)
 
 
+def prove_claims(model: Any, claims: Sequence[Any], **settings: Any) -> Any:
+    """Whether a tree model keeps claims about every row there is, as a list of ``ClaimVerdict``; see ``carbide._claims``."""
+    from carbide._claims import prove_claims as prove_all
+
+    return prove_all(model, claims, **settings)
+
+
 def load_model(source: Any, *, space: Space, classes: int, **options: Any) -> Model:
     """A model from a file, a plan's mapping or a live object; no code runs from a file. See ``carbide.models``."""
     from carbide.models import load_model as load
@@ -83,6 +90,8 @@ def run_plan(plan: Path | Mapping[str, Any], *, out: Path | None, verbs: Sequenc
              trust: bool = False) -> Report:  # fmt: skip
     """Do the verbs on a plan; ``out`` None = a folder under ``runs/`` named after the plan, the same one each time."""
     checked, base = read_plan(plan)
+    if not checked.threats:
+        raise InputError("the plan names properties and no threats; decide them with carbide prove, or add threats")
     resolved = checked.model_dump(mode="json", exclude_defaults=True) | {"seed": checked.seed}
     title = checked.title or (plan.stem if isinstance(plan, Path) else "run")
     folder = out if out is not None else Path("runs") / f"{title}-{digest(resolved)[:8]}"

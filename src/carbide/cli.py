@@ -90,7 +90,10 @@ def prove(
     as_json: Annotated[bool, typer.Option("--json", help="Verdicts of pairs as JSON.")] = False,
     out: Out = None, workers: Workers = None, quiet: Quiet = False, trust: Trust = False,
 ) -> None:  # fmt: skip
-    """Audit, and give certificates: what no attacker of the stated kind can do. Or decide whether a net has a property.
+    """Audit, and give certificates: what no attacker of the stated kind can do. Or decide whether a net or a tree model has a property.
+
+    A plan's [bold]properties[/bold] say what a tree model must do on every row there is: [bold]proven[/bold], [bold]broken[/bold] by two rows that are shown,
+    or [bold]unknown[/bold].
 
     With a net and a property (ONNX and VNN-LIB files, as verification competitions give them) the verdict is [bold]unsat[/bold]: proven, no input of
     the property's box does what it forbids; [bold]sat[/bold]: here is one that does; [bold]timeout[/bold] or [bold]unknown[/bold]: open. A list has
@@ -103,9 +106,30 @@ def prove(
     if name.endswith((".yaml", ".yml")):
         if unsafe is not None or timeout is not None or as_json:
             _fail_input(f"{target} is a plan, which takes no property, --timeout or --json; name a net (.onnx) with them")
-        _finish(_run(target, out, ("audit", "prove"), workers, quiet, trust), target)
+        _prove_plan(target, out, workers, quiet, trust)
         return
     _prove_pairs(target, unsafe, timeout, as_json, out, quiet)
+
+
+def _prove_plan(target: Path, out: Path | None, workers: int | None, quiet: bool, trust: bool) -> None:
+    from carbide.plan import read_plan
+
+    plan, base = read_plan(target)
+    if not plan.properties:
+        _finish(_run(target, out, ("audit", "prove"), workers, quiet, trust), target)
+        return
+    from carbide._claims import folder_of, prove_plan, words_of
+
+    folder = out or folder_of(plan, target)
+    found, space = prove_plan(plan, base, out=folder, trust=trust)
+    for verdict in found:
+        for line in words_of(verdict, space):
+            say(line)
+    say(f"Verdicts: {folder / 'properties.json'}")
+    if plan.threats:
+        _finish(_run(target, folder, ("audit", "prove"), workers, quiet, trust), target)
+    if not all(verdict.proven for verdict in found):
+        raise typer.Exit(1)
 
 
 def _prove_pairs(target: Path, unsafe: Path | None, timeout: float | None, as_json: bool, out: Path | None, quiet: bool) -> None:
@@ -269,11 +293,13 @@ def guard_serve(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run with a hardened model.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1", port: Annotated[int, typer.Option(help="Port.")] = 8000,
     budget: Annotated[int, typer.Option(help="Rows a key may ask for in an hour.", min=1)] = 10_000,
+    prices: Annotated[Path | None, typer.Option(help="Price table: each alert gets a certificate, the price below which no change turns it off.")] = None,
+    money: Annotated[float | None, typer.Option(help="Certificates look no further than this price.")] = None,
 ) -> None:  # fmt: skip
     """Serve the hardened model over HTTP with its output policy and a query budget a key."""
     from carbide.guard.serve import serve
 
-    serve(run, host=host, port=port, budget=budget)
+    serve(run, host=host, port=port, budget=budget, prices=prices, money=money)
 
 
 @app.callback(invoke_without_command=True)

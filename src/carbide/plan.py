@@ -103,7 +103,8 @@ class Plan(_Strict):
     model: str | dict[str, Any] | None = Field(None, description="the model under test; left out, the recipe trains it")
     data: DataPlan
     recipe: dict[str, Any] | None = Field(None, description="how the model is trained; needed to harden, to poison and for shadow models")
-    threats: list[dict[str, Any]] = Field(min_length=1)
+    threats: list[dict[str, Any]] = Field(default_factory=list)
+    properties: list[dict[str, Any]] = Field(default_factory=list, description="for carbide prove: what a tree model must do on every row")
     attack_rows: int = Field(1000, gt=0, description="test rows that evasion attacks and certificates decide, at most; drawn by the seed")
     operating_point: OperatingPlan | None = None
     harden: HardenPlan | None = None
@@ -163,6 +164,8 @@ def _validate(raw: dict[Any, Any], name: str) -> Plan:
             raise InputError(f"{name}: {where} is not a key of a plan; known keys there are {', '.join(_known_keys(first['loc']))}") from error
         value = "" if first["type"] == "missing" else f" is {first.get('input')!r}"
         raise InputError(f"{name}: {where}{value}: {first['msg'].lower()}; see: carbide schema plan") from error
+    if not plan.threats and not plan.properties:
+        raise InputError(f"{name}: threats is empty; name at least one, e.g. threats: [{{membership: {{}}}}], or properties to prove")
     for entry in plan.threats:
         split_threat(entry)
     parse_gate(plan.gate)

@@ -24,6 +24,7 @@ from carbide.evasion._counted import Counted
 from carbide.evasion._figures import budget_figures, class_bars, gallery, kind_bars, reach_figure
 from carbide.evasion._goal import METRIC as TARGETED
 from carbide.evasion._goal import aimed, aimed_case, others
+from carbide.evasion._money import money_findings
 from carbide.evasion._typical import typical_findings
 from carbide.evasion.examination import Examination, examine
 from carbide.evasion.examination.votes import Asked
@@ -463,6 +464,10 @@ def _headline(case: Case, threat: Threat, tally: _Tally, metric: str, ran: list[
         metric = f"median price of evasion ({threat.prices.currency})" if priced else "median size of a change that fooled"
         found.append(replace(found[0], metric=metric, value=float(np.median(moved)), low=low, high=high, n=len(moved), good=1 if priced else 0,
                              note=f"at most, over the rows that attacks broke{UNITS.get(type(threat), '')}", headline=False))  # fmt: skip
+    if isinstance(threat, FeatureBudget) and threat.prices.gain is not None:
+        at = tally.data.space.index(threat.prices.gain)
+        paid = np.where(tally.unknown & ~tally.broken, 0.0, tally.cost)
+        found += money_findings(found[0], threat.prices.currency, tally.data.x[:, at], paid, tally.witness[:, at])
     return tuple(found)
 
 

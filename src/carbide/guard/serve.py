@@ -1,7 +1,8 @@
 """The hardened model behind HTTP: checked requests, the output policy it was hardened with, and a query budget a key.
 
 ``POST /predict`` takes ``{"inputs": [[...], ...]}`` and answers ``{"probabilities": [[...], ...], "labels": [...]}`` or labels
-alone for a model that gives labels only. The key is the ``authorization`` header, else the client's address.
+alone for a model that gives labels only. With a price table each alert has a certificate beside its score: the price below which no
+change turns it off. The key is the ``authorization`` header, else the client's address.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from carbide.types import Access, Array, Decision, InputError, Model, decide
+from carbide.types import Access, Array, Decision, FeatureBudget, InputError, Model, decide
 
 WINDOW = 3600.0  # seconds over which a budget counts
 KEYS = 100_000  # keys remembered; the ones idle longest are forgotten first
@@ -52,12 +53,39 @@ class Budget:
         )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Certifier:
+    """Certificates of alerts under a price table; see ``carbide.evasion.guard.price_certificate``."""
+
+    method: Any
+    state: Any
+
+    @classmethod
+    def of(cls, model: Model, threat: FeatureBudget, *, boxes: int | None = None) -> Certifier:
+        """The certifier of a model, made ready.
+
+        Raises:
+            InputError: if the model shows no trees or the prices cannot be searched.
+        """
+        from carbide.evasion.guard.price_certificate import PriceCertificate
+
+        method = PriceCertificate() if boxes is None else PriceCertificate(boxes=boxes)
+        return cls(method=method, state=method.state(model, threat))
+
+    def answer(self, x: Array, alert: Array) -> dict[str, Any]:
+        """For each row ``no_flip_under`` (a price, null where there is no alert), ``exact`` (one at that price does) and words."""
+        bounds = self.method.certify(x, self.state, alert)
+        currency = self.state.threat.prices.currency
+        return {"certificates": [{"no_flip_under": b.price if b.alert else None, "exact": b.exact, "words": b.words(currency)} for b in bounds]}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shield:
-    """A pure ASGI application that serves one model within a budget."""
+    """A pure ASGI application that serves one model within a budget; ``certifier`` says what stands beside its scores."""
 
     model: Model
     budget: Budget
+    certifier: Certifier | None = None
 
     async def __call__(
         self, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Callable[[dict[str, Any]], Awaitable[None]]
@@ -89,7 +117,8 @@ class Shield:
         decision = self.budget.spend(_key(scope), len(x))
         if decision.action == "deny":
             return 429, {"error": decision.reason}
-        return 200, answer_of(self.model, x)
+        answer = answer_of(self.model, x)
+        return 200, answer if self.certifier is None else answer | self.certifier.answer(x, np.array(answer["labels"]) == 1)
 
 
 def read_inputs(body: bytes, model: Model) -> Array:
@@ -151,8 +180,8 @@ async def _lifespan(receive: Callable[[], Awaitable[dict[str, Any]]], send: Call
             return
 
 
-def serve(run: Path, *, host: str, port: int, budget: int) -> None:
-    """Serve the hardened model of a finished run until stopped.
+def serve(run: Path, *, host: str, port: int, budget: int, prices: Path | None = None, money: float | None = None) -> None:
+    """Serve the hardened model of a finished run until stopped; with ``prices`` and ``money`` certificates stand beside its scores.
 
     Raises:
         InputError: if the run has no hardened model or the serve extra is missing.
@@ -162,8 +191,29 @@ def serve(run: Path, *, host: str, port: int, budget: int) -> None:
     folder = run / "hardened"
     if not folder.is_dir():
         raise InputError(f"{run} has no hardened model; run: carbide harden PLAN --out {run}")
+    shield = shield_of(load_saved(folder), budget=budget, prices=prices, money=money)
     try:
         import uvicorn
     except ModuleNotFoundError as error:
         raise InputError("serving needs uvicorn; install it with: pip install 'carbide[serve]'") from error
-    uvicorn.run(Shield(model=load_saved(folder), budget=Budget(rows=budget)), host=host, port=port, log_level="warning")  # type: ignore[arg-type]
+    uvicorn.run(shield, host=host, port=port, log_level="warning")  # type: ignore[arg-type]
+
+
+def shield_of(model: Model, *, budget: int, prices: Path | None = None, money: float | None = None) -> Shield:
+    """The application that serves a model.
+
+    Raises:
+        InputError: if only one of ``prices`` and ``money`` is given, or certificates cannot be had.
+    """
+    if (prices is None) != (money is None):
+        raise InputError(
+            f"certificates need prices and money, and {'money' if money is None else 'prices'} is not given; add --prices FILE --money 50"
+        )
+    if prices is None or money is None:
+        return Shield(model=model, budget=Budget(rows=budget))
+    if not math.isfinite(money):
+        raise InputError(f"money is {money}; give the finite price up to which certificates look")
+    from carbide.space.prices import load_prices
+
+    threat = FeatureBudget(money=money, prices=load_prices(prices, model.space))
+    return Shield(model=model, budget=Budget(rows=budget), certifier=Certifier.of(model, threat))

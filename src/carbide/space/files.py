@@ -138,6 +138,13 @@ def _table(raw: Mapping[str, Any]) -> Space:
                   relations=_relations(raw.get("relations", []), names))  # fmt: skip
     for number, relation in enumerate(space.relations):
         _possible(relation, space, number)
+    if len(space.relations) > 1:
+        from carbide.space.feasible import contradiction
+
+        if clash := contradiction(space, space.relations):
+            raise InputError(
+                f"relations {', '.join(map(str, clash))} contradict each other: no row within the bounds keeps them all; correct one of them"
+            )
     return space
 
 

@@ -7,7 +7,7 @@ Relations that the search cannot keep exactly (both parts of a ratio changeable,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numba import njit
@@ -51,12 +51,16 @@ class _Prices:
 
 @dataclass(kw_only=True)
 class _Draft:
-    """What is being put together: the axes' features, those that are free of charge, their links, and the hard relations."""
+    """What is being put together: the axes' features, those that are free of charge, their links, the hard relations.
+
+    ``rims`` are relations in which nothing moves but one numerator and ratios that follow it: in each row they bound that numerator.
+    """
 
     feature: list[int]
     free: set[int]
     links: dict[int, list[tuple[int, int]]]
     hard: list[str]
+    rims: list[tuple[int, Linear]] = field(default_factory=list)
 
 
 def budget_problem(x: Array, prices: PriceTable, space: Space, *, held: bool) -> Problem:
@@ -103,6 +107,8 @@ def _problem(x: Array, space: Space, paid: _Prices, held: bool) -> Problem:
     draft.feature = sorted(movable | draft.free)
     groups = _tie(x, linear, movable, paid)
     _bound_ratios(x, draft, paid)
+    for f, r in draft.rims:
+        _bound_rim(x, f, r, dict(draft.links.get(f, [])), paid)
     for f in draft.free:
         paid.up[f] = paid.down[f] = paid.fixed[f] = 0.0
     ties = make_ties([[draft.feature.index(f) for f in g] for g, _ in groups], [t for _, t in groups], len(x))
@@ -137,7 +143,10 @@ def _linears(space: Space, movable: set[int], paid: _Prices, draft: _Draft, held
     for r in space.relations:
         if isinstance(r, Linear):
             touched = {moved_ratios[f] for f in r.features if f in moved_ratios}
-            if touched:
+            moving = touched | {f for f, c in zip(r.features, r.coefficients, strict=True) if f in movable and c != 0}
+            if touched and len(moving) == 1 and not touched & draft.free:
+                draft.rims.append((moving.pop(), r))
+            elif touched:
                 draft.hard.append(_words(r, space))
                 movable = movable - (touched | set(r.features)) if held else movable
             else:
@@ -221,6 +230,24 @@ def _bound_ratios(x: Array, draft: _Draft, paid: _Prices) -> None:
     for f, links in draft.links.items():
         for target, below in links:
             _follow(x[:, below].astype(float), paid.low[:, target], paid.high[:, target], paid.low[:, f], paid.high[:, f])
+
+
+def _bound_rim(x: Array, f: int, r: Linear, links: dict[int, int], paid: _Prices) -> None:
+    """Bound numerator f by a relation of ratios that follow it (``links``: ratio to denominator) and features that stay."""
+    slope, rest = np.zeros(len(x)), np.full(len(x), float(r.upper))
+    for g, c in zip(r.features, r.coefficients, strict=True):
+        if g == f:
+            slope += c
+        elif g in links:
+            with np.errstate(divide="ignore"):
+                slope += c / x[:, links[g]]
+        elif c:
+            rest -= c * x[:, g]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        edge = rest / slope
+    never = np.isnan(edge) | ((slope == 0) & (rest < 0))
+    high = np.where(never, -np.inf, np.where(slope > 0, edge, np.inf))
+    paid.high[:, f], paid.low[:, f] = np.fmin(paid.high[:, f], high), np.fmax(paid.low[:, f], np.where(~never & (slope < 0), edge, -np.inf))
 
 
 @njit(cache=True)

@@ -84,7 +84,7 @@ class CheapestTree(Method):
         trees = trees_of(model)
         attacked = np.flatnonzero(y == 1) if isinstance(threat, FeatureBudget) else np.arange(len(x))
         flat = np.ascontiguousarray(x, np.float64).reshape(len(x), model.space.lower.size)
-        same = _same(model, trees, x)
+        same = same_answers(model, trees, x)
         result = self._search(trees, model, flat[attacked], y[attacked], threat, 0 if same else -1)
         bound = result if same else self._search(trees, model, flat[attacked], y[attacked], threat, 1)
         result = _bracket(result, bound)
@@ -128,7 +128,7 @@ def trees_of(model: Any) -> Ensemble:
     return trees
 
 
-def _same(model: Any, trees: Ensemble, x: Array) -> bool:
+def same_answers(model: Any, trees: Ensemble, x: Array) -> bool:
     """Whether the trees' probabilities are the model's to the last digit; else their sums are taken with room for rounding."""
     if len(x) == 0:
         return True

@@ -1,0 +1,101 @@
+"""Certificates beside scores: against every combination of values, with a limit, over HTTP."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from carbide.evasion.guard.price_certificate import PriceCertificate
+from carbide.guard.serve import Budget, Certifier, Shield, shield_of
+from carbide.models.estimators import EstimatorModel
+from carbide.space.prices import save_prices
+from carbide.types import FeatureBudget, InputError, Price, PriceTable, Space
+from tests.guard.test_serve import Ramp, ask
+from tests.oracles.brute import cheapest
+from tests.oracles.instances import instance
+
+KINDS = ("plain", "fixed", "integer", "matrix", "ratio", "real chain")
+
+
+def ready(kind, library, *, money=1e3, boxes=100_000, **size):
+    case = instance(kind, library, 1, **size)
+    model = EstimatorModel(estimator=case.estimator, space=case.space, classes=2).at(case.threshold)
+    guard = PriceCertificate(boxes=boxes)
+    return case, guard, guard.state(model, FeatureBudget(money=money, prices=case.prices))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_price_is_the_least_one_of_all_changes(kind):
+    case, guard, state = ready(kind, "xgboost")
+    bounds = guard.certify(case.rows, state)
+    least = [cheapest(case.ensemble, row, case.prices, case.space, case.threshold) for row in case.rows]
+    assert all(b.alert for b in bounds)
+    assert [b.price for b in bounds] == pytest.approx([min(v, 1e3) for v in least], abs=1e-6)
+    assert [b.exact for b in bounds] == [v < np.inf for v in least]
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "random forest"])
+def test_a_search_that_ends_early_never_promises_too_much(library):
+    case = instance("plain", library, 1, trees=60, depth=5, rows=30)
+    model = EstimatorModel(estimator=case.estimator, space=case.space, classes=2).at(case.threshold)
+    guard = PriceCertificate(boxes=100_000)
+    state = guard.state(model, FeatureBudget(money=1e3, prices=PriceTable(prices={f"f{i}": Price(up=1.0, down=1.0) for i in range(4)})))
+    whole, few = guard.certify(case.rows, state), PriceCertificate(boxes=2).certify(case.rows, state)
+    assert all(b.price <= w.price + 1e-9 for b, w in zip(few, whole, strict=True))
+    assert all(w.exact for w in whole)
+    assert not all(b.exact for b in few)
+
+
+def test_decisions_flag_alerts_with_words():
+    case, guard, state = ready("plain", "xgboost")
+    decision = guard(case.rows[0], state)
+    assert decision.action == "flag"
+    assert decision.score >= case.threshold
+    assert decision.reason.startswith("no change under $")
+    low = np.array([np.full(4, -7.0), np.full(4, 7.0), np.zeros(4)])
+    quiet = low[state.model.predict(low)[:, 1] < case.threshold]
+    assert len(quiet)
+    assert guard(quiet[0], state).action == "allow"
+    assert guard(quiet[0], state).reason == "no alert"
+
+
+def test_the_shield_answers_certificates():
+    case, guard, state = ready("plain", "xgboost", money=2.0)
+    shield = Shield(model=state.model, budget=Budget(rows=100, clock=lambda: 0.0), certifier=Certifier(method=guard, state=state))
+    rows = np.concatenate([case.rows, np.full((1, 4), -7.0)])
+    status, answer = ask(shield, json.dumps({"inputs": rows.tolist()}).encode())
+    assert status == 200
+    assert len(answer["certificates"]) == len(rows)
+    assert "probabilities" in answer
+    for label, said, bound in zip(answer["labels"], answer["certificates"], guard.certify(rows, state), strict=True):
+        assert (said["no_flip_under"] is not None) == (label == 1)
+        assert said["no_flip_under"] in (None, bound.price)
+        assert said["exact"] == bound.exact
+        assert bound.price <= 2.0
+
+
+def test_prices_and_money_come_together(tmp_path):
+    case, _, state = ready("plain", "xgboost")
+    path = tmp_path / "prices.json"
+    save_prices(case.prices, path)
+    assert shield_of(state.model, budget=5, prices=path, money=3.0).certifier.state.threat.money == 3.0
+    assert shield_of(state.model, budget=5).certifier is None
+    with pytest.raises(InputError, match="money is not given"):
+        shield_of(state.model, budget=5, prices=path)
+    with pytest.raises(InputError, match="money is inf"):
+        shield_of(state.model, budget=5, prices=path, money=float("inf"))
+    with pytest.raises(InputError, match="prices is not given"):
+        shield_of(state.model, budget=5, money=3.0)
+
+
+def test_what_cannot_be_certified_is_refused():
+    threat = FeatureBudget(money=1, prices=PriceTable(prices={"a": Price(up=1.0)}))
+    with pytest.raises(InputError, match="shows no trees"):
+        PriceCertificate().state(Ramp(space=Space.table(["a", "b"])), threat)
+    _case, guard, state = ready("plain", "xgboost")
+    with pytest.raises(InputError, match="'a' is not in the space"):
+        guard.state(state.model, threat)
+    with pytest.raises(InputError, match="boxes is 0"):
+        PriceCertificate(boxes=0)
