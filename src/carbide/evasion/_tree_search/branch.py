@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from carbide.evasion._tree_search.dual import lift, restart
 from carbide.evasion._tree_search.narrow import grown, narrow
 from carbide.evasion._tree_search.ties import cheapest, keeps
 
@@ -168,7 +169,7 @@ def branch(
     ``best`` and ``best_tied`` get the cells and tied values of the best point. ``first`` stops at the first one; ``limit``
     bounds the boxes. ``stamp`` is a number that no earlier row has seen, nor will the ``limit + 1`` after it.
     """
-    cell, tied = work.cell, work.tied
+    cell, tied, dual = work.cell, work.tied, work.dual
     width = max(1, len(cells.count))
     boxes_low, boxes_high = np.empty((64, width), np.int64), np.empty((64, width), np.int64)
     bounds, parent = np.empty(64), np.empty(64, np.int64)
@@ -211,9 +212,28 @@ def branch(
             if first:
                 return upper, 0.0, boxes, found, stack
             continue
+        tight = cost
+        if not worst and boxes > work.set[0] and upper < np.inf:
+            rounds = np.int64(work.set[2])
+            if dual.weight[0] == 0.0:
+                restart(dual, 5.0 * upper / (now - cutoff - slack - least - sure + now))
+                rounds = np.int64(work.set[1])
+            tight = max(cost, lift(forest, stack, new, end, start, left, cells, active, low, high, sure - cutoff - slack, upper, rounds, dual))
+            if tight >= upper:
+                continue
+            paid, _ = cheapest_point(ties, i, row, axes, cells, steep, worst, active, dual.at, dual.at, work.cell, work.tied, work)
+            if paid < upper and sure + sum_at(forest, stack, start, left, work.cell) < cutoff + slack and total_at(forest, stack.node, work.cell) < cutoff:
+                upper, found = paid, True
+                best[:], best_tied[:] = work.cell, work.tied
+                if first:
+                    return upper, 0.0, boxes, found, stack
+                if tight >= upper:
+                    continue
+            cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, cell, tied, work)
         axis, cut = best_cut(forest, stack, start, left, cells, active, low, high, cell, money, work.gain)
         if axis < 0:
             continue
+        loose = not low[axis] <= cut < high[axis]
         level += 1
         if level + 1 == len(base):
             node_start, node_end, root_start, root_end = _longer(node_start), _longer(node_end), _longer(root_start), _longer(root_end)
@@ -222,6 +242,10 @@ def branch(
         base[level], rest[level] = sure, least
         if depth + 2 > len(bounds):
             boxes_low, boxes_high, bounds, parent = _longer(boxes_low), _longer(boxes_high), _longer(bounds), _longer(parent)
+        if loose:  # the cut was clipped off
+            bounds[depth], parent[depth] = tight, level
+            depth += 1
+            continue
         near_left = cell[axis] <= cut
         boxes_low[depth + 1], boxes_high[depth + 1] = boxes_low[depth], boxes_high[depth]  # the side of the cheapest point is looked at first
         far, near = depth, depth + 1
@@ -229,7 +253,7 @@ def branch(
             boxes_low[far, axis], boxes_high[near, axis] = cut + 1, cut
         else:
             boxes_high[far, axis], boxes_low[near, axis] = cut, cut + 1
-        bounds[far] = bounds[near] = cost
+        bounds[far] = bounds[near] = tight
         parent[far] = parent[near] = level
         depth += 2
     return upper, upper, boxes, found, stack

@@ -9,12 +9,15 @@ from numba import njit
 
 from carbide.evasion._tree_search.branch import branch, cheapest_point, total_at
 from carbide.evasion._tree_search.cells import fill_cells
-from carbide.evasion._tree_search.greedy import greedy
+from carbide.evasion._tree_search.dual import Dual, dual_space
+from carbide.evasion._tree_search.greedy import TRIES, cheaper, greedy
 from carbide.evasion._tree_search.layout import Axes, Forest, Ties
 from carbide.evasion._tree_search.narrow import read
 from carbide.evasion._tree_search.ties import LARGEST
 from carbide.types import Array
 
+import os
+SET=np.array([float(v) for v in os.environ.get('SET','30,60,5').split(',')])
 IMPOSSIBLE, EXACT, ENOUGH, UNKNOWN = 0, 1, 2, 3
 
 
@@ -24,6 +27,8 @@ class Work(NamedTuple):
     gain: Array
     cell: Array
     tied: Array
+    trial: Array
+    other: Array
     room: Array
     memo: Array
     answer: Array
@@ -33,15 +38,18 @@ class Work(NamedTuple):
     change: Array
     way: Array
     spent: Array
+    dual: Dual
+    set: Array
 
 
 def work_space(forest: Forest, axes: Axes, ties: Ties, total: int) -> Work:
     """Scratch for these trees and axes with so many cells in all."""
     width, longest = max(1, len(axes.feature)), len(forest.node) + 2
-    return Work(gain=np.zeros(total + 1), cell=np.zeros(width, np.int64), tied=np.zeros(len(ties.axes)), room=np.zeros((3, LARGEST)),
+    return Work(gain=np.zeros(total + 1), cell=np.zeros(width, np.int64), tied=np.zeros(len(ties.axes)), trial=np.zeros(width, np.int64), other=np.zeros(width, np.int64), room=np.zeros((3, LARGEST)),
                 memo=np.zeros((2, len(ties.axes)), np.int64), answer=np.zeros(len(ties.axes)), added=np.zeros(len(ties.axis_start)),
                 low=np.zeros(width, np.int64), high=np.zeros(width, np.int64), change=np.zeros(total + width + 1),
-                way=np.empty((longest, 7), np.int64), spent=np.empty(longest))  # fmt: skip
+                way=np.empty((longest, 7), np.int64), spent=np.empty(longest),
+                dual=dual_space(longest, width, total), set=SET)  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
@@ -68,19 +76,28 @@ def run_rows(
             _write(axes, cells, ties, best, best_tied, row, stale[i], witness[i])
             continue
         upper, found = budget, False
-        paid = np.inf if worst else greedy(forest, stack.node, cells, active, cutoff, upper, best, work)
-        if paid < upper and total_at(forest, stack.node, best) < cutoff:
-            for a in active:
-                work.low[a] = work.high[a] = best[a]
-            paid, _ = cheapest_point(ties, i, row, axes, cells, steep, worst, active, work.low, work.high, work.cell, best_tied, work)
-            if paid < upper:
-                upper, found = paid, True
-        boxes[i], lower[i] = 0, 0.0
+        work.dual.weight[0] = 0.0
+        boxes[i], lower[i], least = 0, 0.0, 0.0
+        paid = np.inf if worst else greedy(forest, stack, cells, active, cutoff, upper, best, work)
+        if paid < upper:
+            full = _priced(forest, stack, ties, i, row, axes, cells, steep, active, cutoff, best, best_tied, work)
+            if full < upper:
+                upper, found = full, True
+            if not (first and found):
+                work.other[:] = best
+                less, least, stack = cheaper(forest, stack, cells, steep, active, cutoff, slack, paid, stamp, work.other, work)
+                stamp += TRIES + 1
+                full = np.inf
+                if less < paid:  # relations may make a point dearer or forbid it
+                    full = _priced(forest, stack, ties, i, row, axes, cells, steep, active, cutoff, work.other, work.tied, work)
+                if full < upper:
+                    upper, found = full, True
+                    best[:], best_tied[:] = work.other, work.tied
         if not (first and found):
             upper, lower[i], boxes[i], better, stack = branch(forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper,
                                                               first, limit, stamp, best, best_tied, work)  # fmt: skip
             stamp += boxes[i] + 1
-            found = found or better
+            found, lower[i] = found or better, max(lower[i], min(least, upper))
         if found:
             cost[i] = upper
             _write(axes, cells, ties, best, best_tied, row, stale[i], witness[i])
@@ -88,6 +105,16 @@ def run_rows(
         else:
             cost[i] = np.inf
             status[i] = IMPOSSIBLE if lower[i] >= budget else UNKNOWN
+
+
+@njit(cache=True)
+def _priced(forest, stack, ties, i, row, axes, cells, steep, active, cutoff, cell, tied, work):  # pragma: no cover - compiled
+    """What the point in these cells costs with all relations, its tied values in ``tied``; inf if it cannot be had or does not evade."""
+    if not total_at(forest, stack.node, cell) < cutoff:
+        return np.inf
+    for a in active:
+        work.low[a] = work.high[a] = cell[a]
+    return cheapest_point(ties, i, row, axes, cells, steep, False, active, work.low, work.high, work.cell, tied, work)[0]
 
 
 @njit(cache=True)
