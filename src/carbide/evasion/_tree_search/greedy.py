@@ -1,29 +1,32 @@
-"""A first evasion for the search to improve on: one axis at a time, the move that lowers the sum most for its price.
+"""A first evasion for the search to improve on, and a price that none falls below.
 
-All single moves of one point are priced together: in each tree only one axis may leave the point, so a walk down the point's
-path with detours of one axis gives the sum after every single move. Prices may span many decades, and a greedy that may spend much spends
-it; so it is tried again with less and less money, in the trees that this money leaves undecided.
+Prices may span many decades, and a greedy that may spend much spends it. So the decades are halved for the least money that leaves the trees
+any way below the cutoff, and from there on up a greedy may spend more and more. It moves one axis at a time, the way that lowers the sum
+most for its price. All single moves of a point are priced together: in each tree only one axis may leave the point, so a walk down the
+point's path with detours of one axis gives the sum after every single move.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numba import njit
 
 from carbide.evasion._tree_search.branch import clip
-from carbide.evasion._tree_search.narrow import grown, narrow
+from carbide.evasion._tree_search.narrow import narrow
 
 MOVES = 200
-LESS, MORE = 1 / 16, 3.0  # steps down to where nothing can be had, and from there up
-TRIES = 60  # at most; fewer than the stamps that a row may use
+MORE = 3.0  # how much more money the greedy gets where it found nothing
+TRIES = 100  # stamps that a start may use
 
 
 @njit(cache=True)
 def _all_moves(value, node, roots, base, cells, active, cell, low, high, change, way):  # pragma: no cover - compiled
     """Into ``change`` (one entry a cell, at ``start[a] + a``) what moving one axis alone to that cell adds to the sum; returns the sum."""
-    offset, count, total = cells.start, cells.count, base
+    offset, total = cells.start, base
     for a in active:
-        change[offset[a] + a : offset[a] + a + count[a] + 1] = 0.0
+        change[offset[a] + a + low[a] : offset[a] + a + high[a] + 2] = 0.0
     for root in roots:
         path, i = 0, np.int64(root)
         while i >= 0:  # low and high: where each axis may go without leaving this path earlier
@@ -83,10 +86,10 @@ def _greedy(value, node, roots, base, cells, active, cutoff, upper, cell, low, h
         for a in active:
             start, after = offset[a], total
             now = price[start + cell[a]]
-            for j in range(high[a] + 1):
+            for j in range(low[a], high[a] + 1):
                 after += change[start + a + j]
                 extra = price[start + j] - now
-                if j == cell[a] or j < low[a] or cost + extra >= upper:
+                if j == cell[a] or cost + extra >= upper:
                     continue
                 if after < cutoff:
                     if (not found or extra < 0) and (not winning or -extra > score):
@@ -104,49 +107,65 @@ def _greedy(value, node, roots, base, cells, active, cutoff, upper, cell, low, h
 
 
 @njit(cache=True)
-def greedy(forest, stack, cells, active, cutoff, upper, cell, work):  # pragma: no cover - compiled
-    """Move ``cell`` from home to a point below the cutoff that costs less than ``upper``; returns its cost, or inf."""
+def _span(cells, active, upper):  # pragma: no cover - compiled
+    """The least price above 0 of any move, and more than all moves cost together, at most ``upper``."""
+    least, total = np.inf, 0.0
     for a in active:
-        work.low[a], work.high[a] = 0, cells.count[a] - 1
-    return _greedy(forest.value, stack.node, forest.roots, forest.base, cells, active, cutoff, upper, cell, work.low, work.high, work)
+        most = 0.0
+        for at in range(cells.start[a], cells.start[a] + cells.count[a]):
+            most = max(most, cells.cost[at])
+            if cells.cost[at] > 0:
+                least = min(least, cells.cost[at])
+        total += most
+    top = min(2 * total if total > 0 else 1.0, upper)
+    return min(least, top), top
 
 
 @njit(cache=True)
-def cheaper(forest, stack, cells, steep, active, cutoff, slack, cost, stamp, cell, work):  # pragma: no cover - compiled
-    """Point ``cell`` below the cutoff, of this ``cost``, made cheaper; returns (its cost, what no evasion costs less than, the stack as it grew)."""
-    trial, tries, least = work.trial, 0, 0.0
-    money, rising = cost * LESS, False
-    while tries < TRIES and money < cost:
-        tries += 1
-        found, stack = _within(forest, stack, cells, steep, active, cutoff, slack, money, stamp + tries, trial, work)
-        if found < 0:
-            least, rising = money, True
-        elif found < money:
-            cost = found
-            cell[:] = trial
-            if rising:
-                break
-        money = money * MORE if rising else min(money, cost) * LESS
-    while tries < TRIES:
-        tries += 1
-        found, stack = _within(forest, stack, cells, steep, active, cutoff, slack, cost, stamp + tries, trial, work)
-        if not 0 <= found < cost * (1 - 1e-6):
-            break
-        cost = found
-        cell[:] = trial
-    return cost, least, stack
-
-
-@njit(cache=True)
-def _within(forest, stack, cells, steep, active, cutoff, slack, money, stamp, cell, work):  # pragma: no cover - compiled
-    """What a greedy that may spend less than ``money`` spends (inf where it finds nothing), -1 where nobody can; and the stack as it grew."""
+def _reach(forest, stack, cells, steep, active, edge, money, stamp, work):  # pragma: no cover - compiled
+    """The trees that less than ``money`` leaves undecided, onto the stack: their last root, and the sum of the others; -1 if no point gets below ``edge``."""
     low, high, trees, nodes = work.low, work.high, len(forest.roots), len(forest.node)
     for a in active:
-        cell[a], low[a], high[a] = cells.home[a], 0, cells.count[a] - 1
-    clip(cells, False, active, low, high, cell, money, 0.0)
-    stack = grown(stack, 2 * nodes + 1, 2 * trees)
+        low[a], high[a] = 0, cells.count[a] - 1
+    clip(cells, False, active, low, high, cells.home, money, 0.0)
     sure, least, to, _ = narrow(forest, stack, cells, steep, stack.roots[:trees], trees, nodes, low, high, money, forest.base, -np.inf,
-                                cutoff + slack, stamp, work.way, work.spent)  # fmt: skip
-    if sure + least >= cutoff + slack:
-        return -1.0, stack
-    return _greedy(forest.value, stack.node, stack.roots[trees:to], sure, cells, active, cutoff, money, cell, low, high, work), stack
+                                edge, stamp, work.way, work.spent)  # fmt: skip
+    return to if sure + least < edge else -1, sure
+
+
+@njit(cache=True)
+def start(forest, stack, cells, steep, active, cutoff, slack, upper, stamp, cell, work):  # pragma: no cover - compiled
+    """A cheap point below the cutoff into ``cell``; returns its cost (inf if none below ``upper`` was found) and a price that no evasion falls below.
+
+    The stack must have room for the forest twice.
+    """
+    trees, edge, trial = len(forest.roots), cutoff + slack, work.trial
+    known, (money, top), tries = 0.0, _span(cells, active, upper), 1
+    if _reach(forest, stack, cells, steep, active, edge, money, stamp + 1, work)[0] < 0:
+        known, money = money, top
+        while money > 2 * known:
+            middle, tries = math.sqrt(known * money) if money > 16 * known else money / 2, tries + 1
+            if _reach(forest, stack, cells, steep, active, edge, middle, stamp + tries, work)[0] < 0:
+                known = middle
+            else:
+                money = middle
+    cost = np.inf
+    while tries < TRIES:
+        tries += 1
+        to, sure = _reach(forest, stack, cells, steep, active, edge, money, stamp + tries, work)
+        found = np.inf
+        if to >= 0:
+            found = _greedy(forest.value, stack.node, stack.roots[trees:to], sure, cells, active, cutoff, money, trial, work.low, work.high, work)
+        if found < money:
+            better = found < cost * (1 - 1e-6)
+            if found < cost:
+                cost = found
+                cell[:] = trial
+            if not better:
+                break
+            money = cost
+        elif cost < np.inf or money >= top:
+            break
+        else:
+            money = min(MORE * money, top)
+    return cost, known

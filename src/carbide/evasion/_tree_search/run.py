@@ -10,9 +10,9 @@ from numba import njit
 from carbide.evasion._tree_search.branch import branch, cheapest_point, total_at
 from carbide.evasion._tree_search.cells import fill_cells
 from carbide.evasion._tree_search.dual import Dual, dual_space
-from carbide.evasion._tree_search.greedy import TRIES, cheaper, greedy
+from carbide.evasion._tree_search.greedy import TRIES, start
 from carbide.evasion._tree_search.layout import Axes, Forest, Ties
-from carbide.evasion._tree_search.narrow import read
+from carbide.evasion._tree_search.narrow import grown, read
 from carbide.evasion._tree_search.ties import LARGEST
 from carbide.types import Array
 
@@ -28,7 +28,6 @@ class Work(NamedTuple):
     cell: Array
     tied: Array
     trial: Array
-    other: Array
     room: Array
     memo: Array
     answer: Array
@@ -45,7 +44,7 @@ class Work(NamedTuple):
 def work_space(forest: Forest, axes: Axes, ties: Ties, total: int) -> Work:
     """Scratch for these trees and axes with so many cells in all."""
     width, longest = max(1, len(axes.feature)), len(forest.node) + 2
-    return Work(gain=np.zeros(total + 1), cell=np.zeros(width, np.int64), tied=np.zeros(len(ties.axes)), trial=np.zeros(width, np.int64), other=np.zeros(width, np.int64), room=np.zeros((3, LARGEST)),
+    return Work(gain=np.zeros(total + 1), cell=np.zeros(width, np.int64), tied=np.zeros(len(ties.axes)), trial=np.zeros(width, np.int64), room=np.zeros((3, LARGEST)),
                 memo=np.zeros((2, len(ties.axes)), np.int64), answer=np.zeros(len(ties.axes)), added=np.zeros(len(ties.axis_start)),
                 low=np.zeros(width, np.int64), high=np.zeros(width, np.int64), change=np.zeros(total + width + 1),
                 way=np.empty((longest, 7), np.int64), spent=np.empty(longest),
@@ -57,6 +56,7 @@ def run_rows(
     forest, axes, ties, x, cutoff, slack, budget, first, limit, stale, frozen, steep, worst, cells, stack, work, cost, lower, witness, status, boxes
 ):  # pragma: no cover - compiled
     """Search every row of ``x`` ``(n, d)``; results go to the arrays that come last, one entry a row."""
+    stack = grown(stack, 2 * len(forest.node) + 1, 2 * len(forest.roots))
     stack.roots[: len(forest.roots)] = forest.roots
     width, place, stamp = len(axes.feature), cells.place, 0
     best, best_tied = np.zeros(max(1, width), np.int64), np.zeros(len(ties.axes))
@@ -78,21 +78,13 @@ def run_rows(
         upper, found = budget, False
         work.dual.weight[0] = 0.0
         boxes[i], lower[i], least = 0, 0.0, 0.0
-        paid = np.inf if worst else greedy(forest, stack, cells, active, cutoff, upper, best, work)
-        if paid < upper:
-            full = _priced(forest, stack, ties, i, row, axes, cells, steep, active, cutoff, best, best_tied, work)
-            if full < upper:
-                upper, found = full, True
-            if not (first and found):
-                work.other[:] = best
-                less, least, stack = cheaper(forest, stack, cells, steep, active, cutoff, slack, paid, stamp, work.other, work)
-                stamp += TRIES + 1
-                full = np.inf
-                if less < paid:  # relations may make a point dearer or forbid it
-                    full = _priced(forest, stack, ties, i, row, axes, cells, steep, active, cutoff, work.other, work.tied, work)
-                if full < upper:
-                    upper, found = full, True
-                    best[:], best_tied[:] = work.other, work.tied
+        if not worst:
+            paid, least = start(forest, stack, cells, steep, active, cutoff, slack, upper, stamp, best, work)
+            stamp += TRIES + 1
+            if paid < upper:
+                paid = _priced(forest, stack, ties, i, row, axes, cells, steep, active, cutoff, best, best_tied, work)
+            if paid < upper:
+                upper, found = paid, True
         if not (first and found):
             upper, lower[i], boxes[i], better, stack = branch(forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper,
                                                               first, limit, stamp, best, best_tied, work)  # fmt: skip
