@@ -3,7 +3,8 @@
 A box is dropped when its cheapest point costs as much as the best evasion known, or when even the least leaf that each tree can
 reach leaves the sum at or above the cutoff. Before that, every axis is clipped to the cells that the remaining money affords, and the
 trees to the leaves that it affords. Otherwise, if the box's cheapest point evades it is the new best; if not, the box is split at the
-cut that tightens the sum most.
+cut that tightens the sum most. A row that takes many boxes gets the bound of ``dual`` as well, which costs as much as many boxes do but
+often spares thousands.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from numba import njit
 from carbide.evasion._tree_search.dual import lift, restart
 from carbide.evasion._tree_search.narrow import grown, narrow
 from carbide.evasion._tree_search.ties import cheapest, keeps
+
+FIRST, LATER = 40, 4  # rounds of the dual bound in the first box that has it, and in later ones
 
 
 @njit(cache=True)
@@ -162,12 +165,12 @@ def sum_at(forest, stack, first, last, cell):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def branch(
-    forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper, first, limit, stamp, best, best_tied, work
+    forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper, first, limit, plain, stamp, best, best_tied, work
 ):  # pragma: no cover - compiled
     """Search all boxes; returns (least cost or ``upper``, lower bound, boxes looked at, whether a point was found, the stack as it grew).
 
-    ``best`` and ``best_tied`` get the cells and tied values of the best point. ``first`` stops at the first one; ``limit``
-    bounds the boxes. ``stamp`` is a number that no earlier row has seen, nor will the ``limit + 1`` after it.
+    ``best`` and ``best_tied`` get the cells and tied values of the best point. ``first`` stops at the first one; ``limit`` bounds the boxes,
+    of which the first ``plain`` go without the dual bound. ``stamp`` is a number that no earlier row has seen, nor will the ``limit + 1`` after it.
     """
     cell, tied, dual = work.cell, work.tied, work.dual
     width = max(1, len(cells.count))
@@ -180,7 +183,7 @@ def branch(
         boxes_high[0, a] = cells.count[a] - 1
     bounds[0], parent[0], base[0], rest[0] = 0.0, 0, forest.base, -np.inf
     node_start[0], node_end[0], root_start[0], root_end[0] = 0, len(forest.node), 0, len(forest.roots)
-    depth, boxes, found, lower = 1, 0, False, upper
+    depth, boxes, found, lower, taught = 1, 0, False, upper, False
     while depth > 0:
         if boxes >= limit:
             lower = upper
@@ -212,19 +215,18 @@ def branch(
             if first:
                 return upper, 0.0, boxes, found, stack
             continue
-        tight = cost
-        if not worst and boxes > work.set[0] and upper < np.inf:
-            rounds = np.int64(work.set[2])
-            if dual.weight[0] == 0.0:
-                restart(dual, 5.0 * upper / (now - cutoff - slack - least - sure + now))
-                rounds = np.int64(work.set[1])
+        tight, rounds = cost, 0 if worst or upper == np.inf or boxes <= plain else LATER
+        if rounds > 0:
+            if not taught:
+                restart(dual, upper, 2 * now - cutoff - slack - sure - least)
+                rounds, taught = FIRST, True
             tight = max(cost, lift(forest, stack, new, end, start, left, cells, active, low, high, sure - cutoff - slack, upper, rounds, dual))
             if tight >= upper:
                 continue
-            paid, _ = cheapest_point(ties, i, row, axes, cells, steep, worst, active, dual.at, dual.at, work.cell, work.tied, work)
-            if paid < upper and sure + sum_at(forest, stack, start, left, work.cell) < cutoff + slack and total_at(forest, stack.node, work.cell) < cutoff:
-                upper, found = paid, True
-                best[:], best_tied[:] = work.cell, work.tied
+            cost, _ = cheapest_point(ties, i, row, axes, cells, steep, worst, active, dual.at, dual.at, cell, tied, work)
+            if cost < upper and sure + sum_at(forest, stack, start, left, cell) < cutoff + slack and total_at(forest, stack.node, cell) < cutoff:
+                upper, found = cost, True
+                best[:], best_tied[:] = cell, tied
                 if first:
                     return upper, 0.0, boxes, found, stack
                 if tight >= upper:
@@ -233,7 +235,6 @@ def branch(
         axis, cut = best_cut(forest, stack, start, left, cells, active, low, high, cell, money, work.gain)
         if axis < 0:
             continue
-        loose = not low[axis] <= cut < high[axis]
         level += 1
         if level + 1 == len(base):
             node_start, node_end, root_start, root_end = _longer(node_start), _longer(node_end), _longer(root_start), _longer(root_end)
@@ -242,7 +243,7 @@ def branch(
         base[level], rest[level] = sure, least
         if depth + 2 > len(bounds):
             boxes_low, boxes_high, bounds, parent = _longer(boxes_low), _longer(boxes_high), _longer(bounds), _longer(parent)
-        if loose:  # the cut was clipped off
+        if not low[axis] <= cut < high[axis]:  # clipped off since the trees were narrowed
             bounds[depth], parent[depth] = tight, level
             depth += 1
             continue

@@ -17,12 +17,13 @@ from carbide.types import Array
 
 ROUNDING = 1e-12  # more than the sums below are off, relative to the sum of their terms
 KEEP = 0.7  # share of the last step's direction in the next one
+FAR = 1e4  # how far the weight may move from where it began
 PATIENCE, SHRINK = 8, 0.75  # rounds without progress before steps shrink, and to what
 
 
 class Dual(NamedTuple):
-    """The relaxation's numbers: ``pull`` and ``drift`` (its last steps) of every node of the forest; ``weight`` (1,), ``pace`` (2,): by which
-    factor it moves, and which way it last went. The rest is scratch: ``turn`` of nodes, ``at`` and ``floor`` of axes, ``least`` of cells.
+    """The relaxation's numbers: ``pull`` and ``drift`` (its last steps) of every node of the forest; ``weight`` (2,): now and
+    at first; ``pace`` (2,): how fast it moves, and which way it last went. The rest is scratch: ``turn`` of nodes, ``at`` and ``floor`` of axes, ``least`` of cells.
     """
 
     pull: Array
@@ -37,15 +38,16 @@ class Dual(NamedTuple):
 
 def dual_space(nodes: int, axes: int, cells: int) -> Dual:
     """Numbers and scratch for so many nodes, axes and cells."""
-    return Dual(pull=np.zeros(nodes), drift=np.zeros(nodes), weight=np.zeros(1), pace=np.zeros(2), turn=np.zeros(nodes, np.int8),
+    return Dual(pull=np.zeros(nodes), drift=np.zeros(nodes), weight=np.zeros(2), pace=np.zeros(2), turn=np.zeros(nodes, np.int8),
                 at=np.zeros(axes, np.int64), floor=np.zeros(axes), least=np.zeros(cells + 1))  # fmt: skip
 
 
 @njit(cache=True)
-def restart(dual, weight):  # pragma: no cover - compiled
-    """Forget what earlier rows taught; ``weight`` is the first price of a unit of the sum."""
+def restart(dual, upper, margin):  # pragma: no cover - compiled
+    """Forget what earlier rows taught; for costs up to ``upper`` and sums that are off by about ``margin``."""
     dual.pull[:], dual.drift[:] = 0.0, 0.0
-    dual.weight[0], dual.pace[0], dual.pace[1] = weight, 0.3, 0.0
+    dual.weight[0] = dual.weight[1] = 5.0 * upper / margin if margin > 0 else upper
+    dual.pace[0], dual.pace[1] = 0.3, 0.0
 
 
 @njit(cache=True)
@@ -156,7 +158,8 @@ def _step(forest, stack, new, end, first, last, sure, gap, dual):  # pragma: no 
     way, pace = (1.0 if slope > 0 else -1.0), dual.pace
     pace[0] = min(pace[0] * 1.2, 0.7) if way == pace[1] else max(pace[0] * 0.6, 0.01)
     pace[1] = way
-    dual.weight[0] = weight * (1 + pace[0]) if way > 0 else weight / (1 + pace[0])
+    weight = weight * (1 + pace[0]) if way > 0 else weight / (1 + pace[0])
+    dual.weight[0] = min(max(weight, dual.weight[1] / FAR), dual.weight[1] * FAR)
 
 
 @njit(cache=True)

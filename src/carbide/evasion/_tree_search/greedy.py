@@ -17,7 +17,7 @@ from carbide.evasion._tree_search.branch import clip
 from carbide.evasion._tree_search.narrow import narrow
 
 MOVES = 200
-MORE = 3.0  # how much more money the greedy gets where it found nothing
+MORE = 8.0  # how much more money the greedy gets where it found nothing
 TRIES = 100  # stamps that a start may use
 
 
@@ -107,7 +107,7 @@ def _greedy(value, node, roots, base, cells, active, cutoff, upper, cell, low, h
 
 
 @njit(cache=True)
-def _span(cells, active, upper):  # pragma: no cover - compiled
+def span(cells, active, upper):  # pragma: no cover - compiled
     """The least price above 0 of any move, and more than all moves cost together, at most ``upper``."""
     least, total = np.inf, 0.0
     for a in active:
@@ -140,7 +140,7 @@ def start(forest, stack, cells, steep, active, cutoff, slack, upper, stamp, cell
     The stack must have room for the forest twice.
     """
     trees, edge, trial = len(forest.roots), cutoff + slack, work.trial
-    known, (money, top), tries = 0.0, _span(cells, active, upper), 1
+    known, (money, top), tries = 0.0, span(cells, active, upper), 1
     if _reach(forest, stack, cells, steep, active, edge, money, stamp + 1, work)[0] < 0:
         known, money = money, top
         while money > 2 * known:

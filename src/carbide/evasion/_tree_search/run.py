@@ -10,14 +10,12 @@ from numba import njit
 from carbide.evasion._tree_search.branch import branch, cheapest_point, total_at
 from carbide.evasion._tree_search.cells import fill_cells
 from carbide.evasion._tree_search.dual import Dual, dual_space
-from carbide.evasion._tree_search.greedy import TRIES, start
+from carbide.evasion._tree_search.greedy import TRIES, span, start
 from carbide.evasion._tree_search.layout import Axes, Forest, Ties
 from carbide.evasion._tree_search.narrow import grown, read
 from carbide.evasion._tree_search.ties import LARGEST
 from carbide.types import Array
 
-import os
-SET=np.array([float(v) for v in os.environ.get('SET','30,60,5').split(',')])
 IMPOSSIBLE, EXACT, ENOUGH, UNKNOWN = 0, 1, 2, 3
 
 
@@ -38,7 +36,6 @@ class Work(NamedTuple):
     way: Array
     spent: Array
     dual: Dual
-    set: Array
 
 
 def work_space(forest: Forest, axes: Axes, ties: Ties, total: int) -> Work:
@@ -48,19 +45,20 @@ def work_space(forest: Forest, axes: Axes, ties: Ties, total: int) -> Work:
                 memo=np.zeros((2, len(ties.axes)), np.int64), answer=np.zeros(len(ties.axes)), added=np.zeros(len(ties.axis_start)),
                 low=np.zeros(width, np.int64), high=np.zeros(width, np.int64), change=np.zeros(total + width + 1),
                 way=np.empty((longest, 7), np.int64), spent=np.empty(longest),
-                dual=dual_space(longest, width, total), set=SET)  # fmt: skip
+                dual=dual_space(longest, width, total))  # fmt: skip  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
 def run_rows(
-    forest, axes, ties, x, cutoff, slack, budget, first, limit, stale, frozen, steep, worst, cells, stack, work, cost, lower, witness, status, boxes
-):  # pragma: no cover - compiled
-    """Search every row of ``x`` ``(n, d)``; results go to the arrays that come last, one entry a row."""
+    forest, axes, ties, x, begin, end, cutoff, slack, budget, first, limit, plain, stale, frozen, steep, worst, cells, stack, work, cost, lower,
+    witness, status, boxes
+):  # pragma: no cover - compiled  # fmt: skip
+    """Search the rows ``begin .. end`` of ``x`` ``(n, d)``; results go to the arrays that come last, one entry a row."""
     stack = grown(stack, 2 * len(forest.node) + 1, 2 * len(forest.roots))
     stack.roots[: len(forest.roots)] = forest.roots
     width, place, stamp = len(axes.feature), cells.place, 0
     best, best_tied = np.zeros(max(1, width), np.int64), np.zeros(len(ties.axes))
-    for i in range(len(x)):
+    for i in range(begin, end):
         row = x[i]
         fill_cells(axes, forest, row, i, budget, cells, frozen)
         read(forest, place, stack.node)
@@ -76,7 +74,9 @@ def run_rows(
             _write(axes, cells, ties, best, best_tied, row, stale[i], witness[i])
             continue
         upper, found = budget, False
-        work.dual.weight[0] = 0.0
+        if not worst and len(ties.axes) == 0:  # a finite price that no evasion reaches
+            upper = span(cells, active, budget)[1]
+        most = upper
         boxes[i], lower[i], least = 0, 0.0, 0.0
         if not worst:
             paid, least = start(forest, stack, cells, steep, active, cutoff, slack, upper, stamp, best, work)
@@ -87,7 +87,7 @@ def run_rows(
                 upper, found = paid, True
         if not (first and found):
             upper, lower[i], boxes[i], better, stack = branch(forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper,
-                                                              first, limit, stamp, best, best_tied, work)  # fmt: skip
+                                                              first, limit, plain, stamp, best, best_tied, work)  # fmt: skip
             stamp += boxes[i] + 1
             found, lower[i] = found or better, max(lower[i], min(least, upper))
         if found:
@@ -96,7 +96,9 @@ def run_rows(
             status[i] = EXACT if lower[i] >= upper else (ENOUGH if first else UNKNOWN)
         else:
             cost[i] = np.inf
-            status[i] = IMPOSSIBLE if lower[i] >= budget else UNKNOWN
+            status[i] = IMPOSSIBLE if lower[i] >= most else UNKNOWN
+            if lower[i] >= most:
+                lower[i] = budget
 
 
 @njit(cache=True)
