@@ -224,7 +224,8 @@ def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array,
 def _beside(run: Callable[[], None], times: int) -> None:
     """Run a function that releases the interpreter so many times beside itself."""
     if times <= 1:
-        return run()
+        run()
+        return
     with ThreadPoolExecutor(times) as pool:
         for done in [pool.submit(run) for _ in range(times)]:
             done.result()
