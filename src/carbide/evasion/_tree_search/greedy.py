@@ -107,7 +107,7 @@ def _greedy(value, node, roots, base, cells, active, cutoff, upper, cell, low, h
 
 
 @njit(cache=True)
-def span(cells, active, upper):  # pragma: no cover - compiled
+def span(cells, worst, active, upper):  # pragma: no cover - compiled
     """The least price above 0 of any move, and more than all moves cost together, at most ``upper``."""
     least, total = np.inf, 0.0
     for a in active:
@@ -116,43 +116,50 @@ def span(cells, active, upper):  # pragma: no cover - compiled
             most = max(most, cells.cost[at])
             if cells.cost[at] > 0:
                 least = min(least, cells.cost[at])
-        total += most
+        total = max(total, most) if worst else total + most
     top = min(2 * total if total > 0 else 1.0, upper)
     return min(least, top), top
 
 
 @njit(cache=True)
-def _reach(forest, stack, cells, steep, active, edge, money, stamp, work):  # pragma: no cover - compiled
+def _reach(forest, stack, cells, steep, worst, active, edge, money, stamp, work):  # pragma: no cover - compiled
     """The trees that less than ``money`` leaves undecided, onto the stack: their last root, and the sum of the others; -1 if no point gets below ``edge``."""
     low, high, trees, nodes = work.low, work.high, len(forest.roots), len(forest.node)
     for a in active:
         low[a], high[a] = 0, cells.count[a] - 1
-    clip(cells, False, active, low, high, cells.home, money, 0.0)
-    sure, least, to, _ = narrow(forest, stack, cells, steep, stack.roots[:trees], trees, nodes, low, high, money, forest.base, -np.inf,
-                                edge, stamp, work.way, work.spent)  # fmt: skip
+    clip(cells, worst, active, low, high, cells.home, money, 0.0)
+    sure, least, to, _ = narrow(forest, stack, cells, steep, stack.roots[:trees], trees, nodes, low, high, np.inf if worst else money, forest.base,
+                                -np.inf, edge, stamp, work.way, work.spent)  # fmt: skip
     return to if sure + least < edge else -1, sure
 
 
 @njit(cache=True)
-def start(forest, stack, cells, steep, active, cutoff, slack, upper, stamp, cell, work):  # pragma: no cover - compiled
-    """A cheap point below the cutoff into ``cell``; returns its cost (inf if none below ``upper`` was found) and a price that no evasion falls below.
+def reaches(forest, stack, cells, steep, worst, active, edge, upper, near, stamp, work):  # pragma: no cover - compiled
+    """A price that no point below ``edge`` falls below, one at most ``near`` times as large that the trees' least leaves allow, and stamps used.
 
     The stack must have room for the forest twice.
     """
-    trees, edge, trial = len(forest.roots), cutoff + slack, work.trial
-    known, (money, top), tries = 0.0, span(cells, active, upper), 1
-    if _reach(forest, stack, cells, steep, active, edge, money, stamp + 1, work)[0] < 0:
+    known, (money, top), tries = 0.0, span(cells, worst, active, upper), 1
+    if _reach(forest, stack, cells, steep, worst, active, edge, money, stamp + 1, work)[0] < 0:
         known, money = money, top
-        while money > 2 * known:
-            middle, tries = math.sqrt(known * money) if money > 16 * known else money / 2, tries + 1
-            if _reach(forest, stack, cells, steep, active, edge, middle, stamp + tries, work)[0] < 0:
+        while money > near * known and tries < TRIES // 2:
+            middle, tries = math.sqrt(known * money), tries + 1
+            if _reach(forest, stack, cells, steep, worst, active, edge, middle, stamp + tries, work)[0] < 0:
                 known = middle
             else:
                 money = middle
+    return known, money, tries
+
+
+@njit(cache=True)
+def start(forest, stack, cells, steep, active, cutoff, slack, upper, stamp, cell, work):  # pragma: no cover - compiled
+    """A cheap point below the cutoff into ``cell``; returns its cost (inf if none below ``upper`` was found) and a price that no evasion falls below."""
+    trees, edge, trial, top = len(forest.roots), cutoff + slack, work.trial, span(cells, False, active, upper)[1]
+    known, money, tries = reaches(forest, stack, cells, steep, False, active, edge, upper, 2.0, stamp, work)
     cost = np.inf
     while tries < TRIES:
         tries += 1
-        to, sure = _reach(forest, stack, cells, steep, active, edge, money, stamp + tries, work)
+        to, sure = _reach(forest, stack, cells, steep, False, active, edge, money, stamp + tries, work)
         found = np.inf
         if to >= 0:
             found = _greedy(forest.value, stack.node, stack.roots[trees:to], sure, cells, active, cutoff, money, trial, work.low, work.high, work)

@@ -10,12 +10,13 @@ from numba import njit
 from carbide.evasion._tree_search.branch import branch, cheapest_point, total_at
 from carbide.evasion._tree_search.cells import fill_cells
 from carbide.evasion._tree_search.dual import Dual, dual_space
-from carbide.evasion._tree_search.greedy import TRIES, span, start
+from carbide.evasion._tree_search.greedy import TRIES, reaches, span, start
 from carbide.evasion._tree_search.layout import Axes, Forest, Ties
 from carbide.evasion._tree_search.narrow import grown, read
 from carbide.evasion._tree_search.ties import LARGEST
 from carbide.types import Array
 
+MORE = 1.25  # a goal that was too low, times this, is the next
 IMPOSSIBLE, EXACT, ENOUGH, UNKNOWN = 0, 1, 2, 3
 
 
@@ -73,23 +74,30 @@ def run_rows(
             cost[i], lower[i], status[i], boxes[i] = 0.0, 0.0, EXACT, 0
             _write(axes, cells, ties, best, best_tied, row, stale[i], witness[i])
             continue
-        upper, found = budget, False
-        if not worst and len(ties.axes) == 0:  # a finite price that no evasion reaches
-            upper = span(cells, active, budget)[1]
-        most = upper
-        boxes[i], lower[i], least = 0, 0.0, 0.0
-        if not worst:
-            paid, least = start(forest, stack, cells, steep, active, cutoff, slack, upper, stamp, best, work)
-            stamp += TRIES + 1
-            if paid < upper:
+        boxes[i], lower[i], found, most = 0, 0.0, False, budget
+        if len(ties.axes) == 0:  # a finite price that no evasion reaches
+            most = span(cells, worst, active, budget)[1]
+        upper = goal = most
+        if worst:
+            least, goal, _ = reaches(forest, stack, cells, steep, True, active, cutoff + slack, most, 1.1, stamp, work)
+        else:
+            paid, least = start(forest, stack, cells, steep, active, cutoff, slack, most, stamp, best, work)
+            if paid < most:
                 paid = _priced(forest, stack, ties, i, row, axes, cells, steep, active, cutoff, best, best_tied, work)
-            if paid < upper:
+            if paid < most:
+                upper, goal, found = paid, paid, True
+        stamp += TRIES + 1
+        while not (first and found):  # costs that are no sums are looked for below a goal, and then below a larger one
+            paid, bound, looked, better, stack = branch(forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, goal,
+                                                        first, limit - boxes[i], plain, stamp, best, best_tied, work)  # fmt: skip
+            stamp += looked + 1
+            boxes[i] += looked
+            if better:
                 upper, found = paid, True
-        if not (first and found):
-            upper, lower[i], boxes[i], better, stack = branch(forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper,
-                                                              first, limit, plain, stamp, best, best_tied, work)  # fmt: skip
-            stamp += boxes[i] + 1
-            found, lower[i] = found or better, max(lower[i], min(least, upper))
+            lower[i] = max(bound, min(least, upper))
+            if not worst or better or bound < goal or goal >= most:
+                break
+            goal = min(MORE * goal, most)
         if found:
             cost[i] = upper
             _write(axes, cells, ties, best, best_tied, row, stale[i], witness[i])

@@ -194,8 +194,7 @@ def _signs(ensemble: Ensemble, own: int, other: int) -> Array:
 
 def _slack(forest: Forest, single: bool) -> float:
     """More than any order of summing the leaves can change the sum."""
-    largest = np.maximum.reduceat(np.abs(forest.value), np.maximum(forest.roots, -forest.roots - 1)).sum() + abs(forest.base)
-    return (len(forest.roots) + 2) * float(largest) * (2.0**-24 if single else 2.0**-53)
+    return (len(forest.roots) + 2) * forest.largest * (2.0**-24 if single else 2.0**-53)
 
 
 def _nothing(rows: Array, lower: float) -> SearchResult:
