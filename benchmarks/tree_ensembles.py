@@ -1,9 +1,10 @@
 """The exact tree search on large ensembles and real rows, beside scipy's HiGHS on some of the same instances.
 
-    python -m benchmarks.tree_ensembles [--accounts transaction_dataset.csv] [--rows 100] [--highs 3] [--seconds 10]
+    python -m benchmarks.tree_ensembles [--accounts transaction_dataset.csv] [--rows 100] [--highs 3] [--seconds 10] [--seed 1]
 
-Models of several libraries learn the built-in fraud case and, if the file is given, the Ethereum accounts; rows are test frauds that they
-catch. Prices are the case's own, or one unit a standard deviation (weighted L1). Each row is one call, on one thread.
+Models of several libraries learn the built-in fraud case or, if the file is given, the Ethereum accounts; rows are test frauds that they
+catch. Prices are the case's own, or one unit a standard deviation (weighted L1). Each row is one call, on one thread; then all rows are
+given together, in one call.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ class Case:
     prices: PriceTable
 
 
-def fraud() -> Case:
+def fraud(seed: int) -> Case:
     """The built-in case with its own price table."""
-    splits, prices = make_fraud(80_000, seed=0).splits(), builtin_prices("fraud")
+    splits, prices = make_fraud(80_000, seed=seed).splits(), builtin_prices("fraud")
     assert prices is not None
     return Case(name="fraud", train=splits.train, validation=splits.validation, test=splits.test, prices=prices)
 
 
-def accounts(path: Path) -> Case:
+def accounts(path: Path, seed: int) -> Case:
     """Ethereum accounts with all their numbers, without repeats; each unit costs one over the feature's standard deviation."""
     import pandas as pd
 
@@ -63,7 +64,7 @@ def accounts(path: Path) -> Case:
     numbers = table.drop(columns=["Index", "Address", "FLAG"]).select_dtypes("number")
     numbers = numbers.loc[:, numbers.nunique() > 1]
     first = np.unique(numbers.to_numpy(float), axis=0, return_index=True)[1]
-    order = rng_for(0, "accounts").permutation(np.sort(first))
+    order = rng_for(seed, "accounts").permutation(np.sort(first))
     x, y, names = numbers.to_numpy(float)[order], y[order], [str(c) for c in numbers.columns]
     space = Space.table(names, lower=np.minimum(x.min(0), 0), upper=x.max(0), kind=np.full(len(names), Kind.REAL))
     prices = PriceTable(prices={n: Price(up=1 / s, down=1 / s) for n, s in zip(names, x.std(0), strict=True)})
@@ -103,16 +104,22 @@ def measure(case: Case, name: str, recipe: Any, *, rows: int, highs: int, second
         times.append(time.perf_counter() - start)
         solved.append(bool(found.proven[0]) and times[-1] <= seconds)
         costs.append(float(found.cost[0]))
+    start = time.perf_counter()
+    search(trees, caught, case.prices, model.space, threshold=threshold, boxes=BOXES)
+    together = (time.perf_counter() - start) * 1e3 / len(caught)
     theirs, differ = [], 0
     for i in range(min(highs, len(caught))):
         start = time.perf_counter()
-        best = cheapest(trees, caught[i], case.prices, model.space, cutoff=cutoff(trees, threshold), time_limit=300.0)
+        try:
+            best = cheapest(trees, caught[i], case.prices, model.space, cutoff=cutoff(trees, threshold), time_limit=60.0)
+            differ += solved[i] and not (best == costs[i] or abs(best - costs[i]) <= 1e-6 * (1 + abs(best)))
+        except RuntimeError:  # out of time: it took at least that long
+            pass
         theirs.append(time.perf_counter() - start)
-        differ += solved[i] and not (best == costs[i] or abs(best - costs[i]) <= 1e-6 * (1 + abs(best)))
     ms = np.array(times) * 1e3
     beside = float(np.median(np.array(theirs) / np.array(times[: len(theirs)]))) if theirs else float("nan")
     return {"case": case.name, "model": name, "nodes": int((trees.feature >= 0).sum()), "rows": len(caught), "median ms": float(np.median(ms)),
-            "p99 ms": float(np.percentile(ms, 99)), f"solved in {seconds:g} s": f"{np.mean(solved):.1%}",
+            "p99 ms": float(np.percentile(ms, 99)), "together, mean ms a row": together, f"solved in {seconds:g} s": f"{np.mean(solved):.1%}",
             "HiGHS median ms": float(np.median(theirs) * 1e3) if theirs else float("nan"), "median ratio": beside, "costs differ": differ}  # fmt: skip
 
 
@@ -124,13 +131,14 @@ def main() -> None:
     parser.add_argument("--highs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--only", default="", help="measure only models with this in their name")
+    parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    cases = [fraud(), *([accounts(given.accounts)] if given.accounts else [])]
+    case = accounts(given.accounts, given.seed) if given.accounts else fraud(given.seed)
     found = [measure(case, name, recipe, rows=given.rows, highs=given.highs if "100x" in name else 0, seconds=given.seconds)
-             for case in cases for name, recipe in recipes(case) if given.only in name]  # fmt: skip
-    record("Cheapest evasion of large tree ensembles", found,
+             for name, recipe in recipes(case) if given.only in name]  # fmt: skip
+    record(f"Cheapest evasion of large tree ensembles: {case.name}", found,
            protocol=f"Exact minimum price without money limit, one call a row, at most {BOXES:,} boxes, one thread; thresholds give 1% false positives.",
-           notes=("HiGHS gets the first rows of the small ensembles, with the same prices and relations.",))  # fmt: skip
+           notes=("HiGHS gets the first rows of the small ensembles, with the same prices and relations, and 60 s.",))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -146,13 +146,41 @@ def test_xgboost_categories_are_chains_of_tests():
     y = (np.isin(x[:, 0], (3, 4, 5, 11)) ^ (x[:, 1] > 0.5)).astype(int)
     model = XGBClassifier(n_estimators=8, max_depth=3, enable_categorical=True, feature_types=["c", "q"], max_cat_to_onehot=2, n_jobs=1)
     model.fit(x, y)
-    points = np.array([[c, v] for c in range(12) for v in (-1.0, 0.4, 0.6)], float)
-    try:
-        trees = ensemble_of(model)
-    except InputError as error:
-        assert "missing categories" in str(error)
-        return
+    points = np.array([[c, v] for c in [*range(12), np.nan] for v in (-1.0, 0.4, 0.6, np.nan)], float)
+    trees = ensemble_of(model)
     assert np.array_equal(trees.leaves(points), model.apply(points))
+    assert np.array_equal(trees.predict(points), model.predict_proba(points))
+
+
+@pytest.mark.parametrize("learned_right", [False, True])
+def test_xgboost_learns_where_missing_categories_go(learned_right):
+    rng = np.random.default_rng(1)
+    x = np.column_stack([rng.integers(0, 12, 900), rng.normal(size=900)]).astype(float)
+    y = (np.isin(x[:, 0], (3, 4, 5, 11)) ^ (x[:, 1] > 0.5)).astype(int)
+    lost = np.flatnonzero((np.isin(x[:, 0], (3, 4, 5, 11)) == learned_right) & (rng.random(900) < 0.4))
+    x[lost, 0] = np.nan
+    model = XGBClassifier(n_estimators=8, max_depth=3, enable_categorical=True, feature_types=["c", "q"], max_cat_to_onehot=2, n_jobs=1).fit(x, y)
+    points = np.array([[c, v] for c in [*range(12), np.nan] for v in (-1.0, 0.4, 0.6, np.nan)], float)
+    trees = ensemble_of(model)
+    assert np.array_equal(trees.leaves(points), model.apply(points))
+    assert np.array_equal(trees.predict(points), model.predict_proba(points))
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_histogram_boosting_reads_categories(classes, missing):
+    """Columns with categories come first in its trees; unknown ones, and values between, go where missing ones go."""
+    rng = np.random.default_rng(2)
+    x = np.column_stack([rng.normal(size=900), rng.integers(-3, 40, 900), rng.normal(size=900), rng.choice([0.5, 2.0, 7.25], 900)])
+    y = (np.isin(x[:, 1], (-3, 0, 3, 4, 5, 11, 33)) ^ (x[:, 2] > 0.5)) + (x[:, 3] == 2.0) * (classes - 2)
+    if missing:
+        x[rng.random(900) < 0.1, 1], x[rng.random(900) < 0.1, 3] = np.nan, np.nan
+    model = HistGradientBoostingClassifier(max_iter=12, min_samples_leaf=5, categorical_features=[1, 3]).fit(x, y.astype(int))
+    assert any(p.nodes["is_categorical"].any() for stage in model._predictors for p in stage)
+    trees = ensemble_of(model)
+    some = [*np.arange(-6, 44, 0.5), -0.0, np.nextafter(4, 5), np.nextafter(4, 3), 1e9, -1e9, np.nan]
+    grid = np.array([[a, b, c, d] for a in (-1.0, 0.3) for b in some for c in (0.4, 0.6) for d in (0.5, 1.0, 2.0, 7.25, np.nan)])
+    points = np.concatenate([x, grid])
     assert np.array_equal(trees.predict(points), model.predict_proba(points))
 
 
@@ -203,7 +231,6 @@ def test_what_is_no_readable_ensemble_is_refused():
         "linear leaves": LGBMClassifier(**LGB, linear_tree=True).fit(x, y),
         "missing is -1": XGBClassifier(n_estimators=2, missing=-1.0).fit(x, y),
         "gblinear": XGBClassifier(n_estimators=2, booster="gblinear").fit(x, y),
-        "categorical_features": HistGradientBoostingClassifier(max_iter=2, categorical_features=[0]).fit(np.abs(x).round(), y),
         "init is LogisticRegression": GradientBoostingClassifier(n_estimators=2, init=LogisticRegression()).fit(x, y),
         "outputs": RandomForestClassifier(2).fit(x, np.column_stack([y, y])),
     }

@@ -3,7 +3,8 @@
 A box is dropped when its cheapest point costs as much as the best evasion known, or when even the least leaf that each tree can
 reach leaves the sum at or above the cutoff. Before that, every axis is clipped to the cells that the remaining money affords, and the
 trees to the leaves that it affords. Otherwise, if the box's cheapest point evades it is the new best; if not, the box is split at the
-cut that tightens the sum most.
+cut that tightens the sum most. A row that takes many boxes gets the bound of ``dual`` as well, which costs as much as many boxes do but
+often spares thousands.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from carbide.evasion._tree_search.dual import lift, restart
 from carbide.evasion._tree_search.narrow import grown, narrow
 from carbide.evasion._tree_search.ties import cheapest, keeps
+
+FIRST, LATER = 40, 4  # rounds of the dual bound in the first box that has it, and in later ones
 
 
 @njit(cache=True)
@@ -161,14 +165,14 @@ def sum_at(forest, stack, first, last, cell):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def branch(
-    forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper, first, limit, stamp, best, best_tied, work
+    forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper, first, limit, plain, stamp, best, best_tied, work
 ):  # pragma: no cover - compiled
     """Search all boxes; returns (least cost or ``upper``, lower bound, boxes looked at, whether a point was found, the stack as it grew).
 
-    ``best`` and ``best_tied`` get the cells and tied values of the best point. ``first`` stops at the first one; ``limit``
-    bounds the boxes. ``stamp`` is a number that no earlier row has seen, nor will the ``limit + 1`` after it.
+    ``best`` and ``best_tied`` get the cells and tied values of the best point. ``first`` stops at the first one; ``limit`` bounds the boxes,
+    of which the first ``plain`` go without the dual bound. ``stamp`` is a number that no earlier row has seen, nor will the ``limit + 1`` after it.
     """
-    cell, tied = work.cell, work.tied
+    cell, tied, dual = work.cell, work.tied, work.dual
     width = max(1, len(cells.count))
     boxes_low, boxes_high = np.empty((64, width), np.int64), np.empty((64, width), np.int64)
     bounds, parent = np.empty(64), np.empty(64, np.int64)
@@ -179,7 +183,7 @@ def branch(
         boxes_high[0, a] = cells.count[a] - 1
     bounds[0], parent[0], base[0], rest[0] = 0.0, 0, forest.base, -np.inf
     node_start[0], node_end[0], root_start[0], root_end[0] = 0, len(forest.node), 0, len(forest.roots)
-    depth, boxes, found, lower = 1, 0, False, upper
+    depth, boxes, found, lower, taught = 1, 0, False, upper, False
     while depth > 0:
         if boxes >= limit:
             lower = upper
@@ -211,6 +215,23 @@ def branch(
             if first:
                 return upper, 0.0, boxes, found, stack
             continue
+        tight, rounds = cost, 0 if worst or upper == np.inf or boxes <= plain else LATER
+        if rounds > 0:
+            if not taught:
+                restart(dual, upper, 2 * now - cutoff - slack - sure - least)
+                rounds, taught = FIRST, True
+            tight = max(cost, lift(forest, stack, new, end, start, left, cells, active, low, high, sure - cutoff - slack, upper, rounds, dual))
+            if tight >= upper:
+                continue
+            cost, _ = cheapest_point(ties, i, row, axes, cells, steep, worst, active, dual.at, dual.at, cell, tied, work)
+            if cost < upper and sure + sum_at(forest, stack, start, left, cell) < cutoff + slack and total_at(forest, stack.node, cell) < cutoff:
+                upper, found = cost, True
+                best[:], best_tied[:] = cell, tied
+                if first:
+                    return upper, 0.0, boxes, found, stack
+                if tight >= upper:
+                    continue
+            cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, cell, tied, work)
         axis, cut = best_cut(forest, stack, start, left, cells, active, low, high, cell, money, work.gain)
         if axis < 0:
             continue
@@ -222,6 +243,10 @@ def branch(
         base[level], rest[level] = sure, least
         if depth + 2 > len(bounds):
             boxes_low, boxes_high, bounds, parent = _longer(boxes_low), _longer(boxes_high), _longer(bounds), _longer(parent)
+        if not low[axis] <= cut < high[axis]:  # clipped off since the trees were narrowed
+            bounds[depth], parent[depth] = tight, level
+            depth += 1
+            continue
         near_left = cell[axis] <= cut
         boxes_low[depth + 1], boxes_high[depth + 1] = boxes_low[depth], boxes_high[depth]  # the side of the cheapest point is looked at first
         far, near = depth, depth + 1
@@ -229,7 +254,7 @@ def branch(
             boxes_low[far, axis], boxes_high[near, axis] = cut + 1, cut
         else:
             boxes_high[far, axis], boxes_low[near, axis] = cut, cut + 1
-        bounds[far] = bounds[near] = cost
+        bounds[far] = bounds[near] = tight
         parent[far] = parent[near] = level
         depth += 2
     return upper, upper, boxes, found, stack

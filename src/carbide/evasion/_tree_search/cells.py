@@ -39,8 +39,7 @@ def workspace(axes: Axes, ties: Ties, forest: Forest) -> Cells:
     """Room for the cells of any row."""
     own = np.diff(forest.start)
     sizes = own[axes.feature] + 1
-    for a in range(len(sizes)):
-        sizes[a] += own[axes.link_target[axes.link_start[a] : axes.link_start[a + 1]]].sum()
+    np.add.at(sizes, np.repeat(np.arange(len(sizes)), np.diff(axes.link_start)), own[axes.link_target])
     offset = np.concatenate([[0], np.cumsum(sizes)])
     total, a, c, longest = int(offset[-1]), len(sizes), len(forest.cuts), int(sizes.max(initial=1)) + 1
     tied = np.zeros(a, np.bool_)

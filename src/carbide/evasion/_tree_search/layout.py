@@ -19,7 +19,8 @@ class Forest(NamedTuple):
 
     ``node`` ``(m, 4)`` int32: number of the threshold among all ``cuts`` (-1 = leaf), left child, right child, whether NaN goes left. In place of
     a leaf's number, children and ``roots`` ``(t,)`` hold ``-number - 1``. ``value`` ``(m,)`` of leaves; ``cuts`` ``(c,)`` float64 ascending within feature f's ``start[f] : start[f + 1]``, and
-    ``above`` the next larger doubles; ``base`` and ``single`` say how the library sums; ``shared``: whether any node has two parents.
+    ``above`` the next larger doubles; ``base`` and ``single`` say how the library sums, ``largest`` how
+    large the sum of the leaves' sizes can be; ``shared``: whether any node has two parents.
     """
 
     node: Array
@@ -30,6 +31,7 @@ class Forest(NamedTuple):
     start: Array
     base: float
     single: bool
+    largest: float
     shared: bool
 
 
@@ -94,7 +96,9 @@ def forest_of(ensemble: Ensemble, value: Array, base: float) -> Forest:
     cuts, start = threshold[order][new], np.searchsorted(feature[order][new], np.arange(ensemble.features + 1))
     children = ensemble.children[inner].ravel()
     shared = len(children) > 0 and int(np.bincount(children).max()) > 1
-    return Forest(node=node, value=np.ascontiguousarray(value, np.float64), roots=_named(ensemble.roots, ensemble.feature), cuts=cuts, above=np.nextafter(cuts, np.inf),
+    value = np.ascontiguousarray(value, np.float64)
+    largest = np.maximum.reduceat(np.abs(value), ensemble.roots).sum() + abs(base)
+    return Forest(node=node, value=value, largest=float(largest), roots=_named(ensemble.roots, ensemble.feature), cuts=cuts, above=np.nextafter(cuts, np.inf),
                   start=start.astype(np.int64), base=float(base), single=ensemble.single, shared=shared)  # fmt: skip
 
 

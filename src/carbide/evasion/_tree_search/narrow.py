@@ -27,31 +27,34 @@ class Stack(NamedTuple):
 
     node: Array
     least: Array
+    origin: Array
+    worth: Array
     roots: Array
     memo: Array
 
 
 def stack_space(nodes: int, trees: int, shared: bool) -> Stack:
     """Room for some levels; ``grown`` makes more."""
-    return Stack(node=np.empty((nodes, 4), np.int32), least=np.empty(nodes), roots=np.empty(4 * trees + 4, np.int32),
+    return Stack(node=np.empty((nodes, 4), np.int32), least=np.empty(nodes), origin=np.arange(nodes, dtype=np.int32), worth=np.empty(nodes), roots=np.empty(4 * trees + 4, np.int32),
                  memo=np.full((nodes if shared else 0, 2), -1, np.int64))  # fmt: skip
 
 
 @njit(cache=True)
 def grown(stack, nodes, roots):  # pragma: no cover - compiled
     """The stack with room for so many nodes and roots."""
-    node, least, memo, root = stack.node, stack.least, stack.memo, stack.roots
+    node, least, origin, worth, memo, root = stack.node, stack.least, stack.origin, stack.worth, stack.memo, stack.roots
     if len(node) < nodes:
         n, old = 2 * nodes, len(node)
         node, least = np.empty((n, 4), np.int32), np.empty(n)
-        node[:old], least[:old] = stack.node, stack.least
+        origin, worth = np.empty(n, np.int32), np.empty(n)
+        node[:old], least[:old], origin[:old] = stack.node, stack.least, stack.origin
         if len(memo):
             memo = np.full((n, 2), -1)
             memo[: len(stack.memo)] = stack.memo
     if len(root) < roots:
         root = np.empty(2 * roots, np.int32)
         root[: len(stack.roots)] = stack.roots
-    return Stack(node, least, root, memo)
+    return Stack(node, least, origin, worth, root, memo)
 
 
 @njit(cache=True)
@@ -82,7 +85,7 @@ def narrow(forest, stack, cells, steep, roots, to, end, low, high, room, sure, r
     way down has cost is no property of the node.
     """
     value, shared = forest.value, forest.shared
-    node, least, out, memo = stack.node, stack.least, stack.roots, stack.memo
+    node, least, origin, out, memo = stack.node, stack.least, stack.origin, stack.roots, stack.memo
     cost, home, first = cells.cost, cells.home, cells.start
     added = 0.0
     a, t, left, right = 0, 0, 0, 0
@@ -151,7 +154,7 @@ def narrow(forest, stack, cells, steep, roots, to, end, low, high, room, sure, r
                 beside = value[-right - 1] if right < 0 else least[right]
                 if left != right and not (left < 0 and right < 0 and below == beside):
                     node[end, 0], node[end, 1], node[end, 2], node[end, 3] = a, t, left, right
-                    least[end] = min(below, beside)
+                    least[end], origin[end] = min(below, beside), origin[way[top, 5]]
                     result, end = end, end + 1
                 else:
                     result = left

@@ -7,6 +7,7 @@ Relations that the search cannot keep exactly (both parts of a ratio changeable,
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -63,15 +64,24 @@ class _Draft:
     rims: list[tuple[int, Linear]] = field(default_factory=list)
 
 
+# What calls with the same prices share; spaces and price tables never change.
+PRICED: weakref.WeakKeyDictionary[Space, weakref.WeakKeyDictionary[PriceTable, tuple[Array, Array, Array, dict[int, Array]]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
 def budget_problem(x: Array, prices: PriceTable, space: Space, *, held: bool) -> Problem:
     """The problem of rows ``x`` ``(n, d)`` under a price table; ``held`` says what becomes of hard relations.
 
     Raises:
         InputError: if a one-hot group has prices or ratios feed on each other.
     """
-    up, down, fixed = price_arrays(prices, space)
+    known = PRICED.setdefault(space, weakref.WeakKeyDictionary())
+    if prices not in known:
+        known[prices] = (*price_arrays(prices, space), matrices(prices, space))
+    up, down, fixed, tables = known[prices]
     low, high = (np.broadcast_to(bound.ravel(), x.shape).copy() for bound in (space.lower, space.upper))
-    return _problem(x, space, _Prices(up=up, down=down, fixed=fixed, tables=matrices(prices, space), low=low, high=high), held)
+    return _problem(x, space, _Prices(up=up.copy(), down=down.copy(), fixed=fixed.copy(), tables=tables, low=low, high=high), held)
 
 
 def ball_problem(x: Array, threat: LpBall, space: Space, *, held: bool) -> Problem:

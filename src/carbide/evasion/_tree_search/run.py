@@ -9,12 +9,14 @@ from numba import njit
 
 from carbide.evasion._tree_search.branch import branch, cheapest_point, total_at
 from carbide.evasion._tree_search.cells import fill_cells
-from carbide.evasion._tree_search.greedy import greedy
+from carbide.evasion._tree_search.dual import Dual, dual_space
+from carbide.evasion._tree_search.greedy import TRIES, reaches, span, start
 from carbide.evasion._tree_search.layout import Axes, Forest, Ties
-from carbide.evasion._tree_search.narrow import read
+from carbide.evasion._tree_search.narrow import grown, read
 from carbide.evasion._tree_search.ties import LARGEST
 from carbide.types import Array
 
+MORE = 1.25  # a goal that was too low, times this, is the next
 IMPOSSIBLE, EXACT, ENOUGH, UNKNOWN = 0, 1, 2, 3
 
 
@@ -24,6 +26,7 @@ class Work(NamedTuple):
     gain: Array
     cell: Array
     tied: Array
+    trial: Array
     room: Array
     memo: Array
     answer: Array
@@ -33,26 +36,30 @@ class Work(NamedTuple):
     change: Array
     way: Array
     spent: Array
+    dual: Dual
 
 
 def work_space(forest: Forest, axes: Axes, ties: Ties, total: int) -> Work:
     """Scratch for these trees and axes with so many cells in all."""
     width, longest = max(1, len(axes.feature)), len(forest.node) + 2
-    return Work(gain=np.zeros(total + 1), cell=np.zeros(width, np.int64), tied=np.zeros(len(ties.axes)), room=np.zeros((3, LARGEST)),
+    return Work(gain=np.zeros(total + 1), cell=np.zeros(width, np.int64), tied=np.zeros(len(ties.axes)), trial=np.zeros(width, np.int64), room=np.zeros((3, LARGEST)),
                 memo=np.zeros((2, len(ties.axes)), np.int64), answer=np.zeros(len(ties.axes)), added=np.zeros(len(ties.axis_start)),
                 low=np.zeros(width, np.int64), high=np.zeros(width, np.int64), change=np.zeros(total + width + 1),
-                way=np.empty((longest, 7), np.int64), spent=np.empty(longest))  # fmt: skip
+                way=np.empty((longest, 7), np.int64), spent=np.empty(longest),
+                dual=dual_space(longest, width, total))  # fmt: skip  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
 def run_rows(
-    forest, axes, ties, x, cutoff, slack, budget, first, limit, stale, frozen, steep, worst, cells, stack, work, cost, lower, witness, status, boxes
-):  # pragma: no cover - compiled
-    """Search every row of ``x`` ``(n, d)``; results go to the arrays that come last, one entry a row."""
+    forest, axes, ties, x, begin, end, cutoff, slack, budget, first, limit, plain, stale, frozen, steep, worst, cells, stack, work, cost, lower,
+    witness, status, boxes
+):  # pragma: no cover - compiled  # fmt: skip
+    """Search the rows ``begin .. end`` of ``x`` ``(n, d)``; results go to the arrays that come last, one entry a row."""
+    stack = grown(stack, 2 * len(forest.node) + 1, 2 * len(forest.roots))
     stack.roots[: len(forest.roots)] = forest.roots
     width, place, stamp = len(axes.feature), cells.place, 0
     best, best_tied = np.zeros(max(1, width), np.int64), np.zeros(len(ties.axes))
-    for i in range(len(x)):
+    for i in range(begin, end):
         row = x[i]
         fill_cells(axes, forest, row, i, budget, cells, frozen)
         read(forest, place, stack.node)
@@ -67,27 +74,49 @@ def run_rows(
             cost[i], lower[i], status[i], boxes[i] = 0.0, 0.0, EXACT, 0
             _write(axes, cells, ties, best, best_tied, row, stale[i], witness[i])
             continue
-        upper, found = budget, False
-        paid = np.inf if worst else greedy(forest, stack.node, cells, active, cutoff, upper, best, work)
-        if paid < upper and total_at(forest, stack.node, best) < cutoff:
-            for a in active:
-                work.low[a] = work.high[a] = best[a]
-            paid, _ = cheapest_point(ties, i, row, axes, cells, steep, worst, active, work.low, work.high, work.cell, best_tied, work)
-            if paid < upper:
+        boxes[i], lower[i], found, most = 0, 0.0, False, budget
+        if len(ties.axes) == 0:  # a finite price that no evasion reaches
+            most = span(cells, worst, active, budget)[1]
+        upper = goal = most
+        if worst:
+            least, goal, _ = reaches(forest, stack, cells, steep, True, active, cutoff + slack, most, 1.1, stamp, work)
+        else:
+            paid, least = start(forest, stack, cells, steep, active, cutoff, slack, most, stamp, best, work)
+            if paid < most:
+                paid = _priced(forest, stack, ties, i, row, axes, cells, steep, active, cutoff, best, best_tied, work)
+            if paid < most:
+                upper, goal, found = paid, paid, True
+        stamp += TRIES + 1
+        while not (first and found):  # costs that are no sums are looked for below a goal, and then below a larger one
+            paid, bound, looked, better, stack = branch(forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, goal,
+                                                        first, limit - boxes[i], plain, stamp, best, best_tied, work)  # fmt: skip
+            stamp += looked + 1
+            boxes[i] += looked
+            if better:
                 upper, found = paid, True
-        boxes[i], lower[i] = 0, 0.0
-        if not (first and found):
-            upper, lower[i], boxes[i], better, stack = branch(forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper,
-                                                              first, limit, stamp, best, best_tied, work)  # fmt: skip
-            stamp += boxes[i] + 1
-            found = found or better
+            lower[i] = max(bound, min(least, upper))
+            if not worst or better or bound < goal or goal >= most:
+                break
+            goal = min(MORE * goal, most)
         if found:
             cost[i] = upper
             _write(axes, cells, ties, best, best_tied, row, stale[i], witness[i])
             status[i] = EXACT if lower[i] >= upper else (ENOUGH if first else UNKNOWN)
         else:
             cost[i] = np.inf
-            status[i] = IMPOSSIBLE if lower[i] >= budget else UNKNOWN
+            status[i] = IMPOSSIBLE if lower[i] >= most else UNKNOWN
+            if lower[i] >= most:
+                lower[i] = budget
+
+
+@njit(cache=True)
+def _priced(forest, stack, ties, i, row, axes, cells, steep, active, cutoff, cell, tied, work):  # pragma: no cover - compiled
+    """What the point in these cells costs with all relations, its tied values in ``tied``; inf if it cannot be had or does not evade."""
+    if not total_at(forest, stack.node, cell) < cutoff:
+        return np.inf
+    for a in active:
+        work.low[a] = work.high[a] = cell[a]
+    return cheapest_point(ties, i, row, axes, cells, steep, False, active, work.low, work.high, work.cell, tied, work)[0]
 
 
 @njit(cache=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numba import get_num_threads
 
 from carbide.evasion._tree_search.cells import workspace
 from carbide.evasion._tree_search.layout import Forest, forest_of
@@ -21,6 +23,8 @@ from carbide.types import Array, InputError, LpBall, PriceTable, Ratio, Space
 
 NAMES = np.array(["safe", "exact", "found", "unknown"])
 BOXES = 200_000
+PLAIN = 100  # boxes that a row gets before the dual bound, which costs more than a box, is taken too
+PART = 8  # rows that a thread takes at a time
 ROUNDING = 1e-9  # how far over the budget a price may lie, relative and absolute, as in carbide.space.membership
 
 
@@ -190,8 +194,7 @@ def _signs(ensemble: Ensemble, own: int, other: int) -> Array:
 
 def _slack(forest: Forest, single: bool) -> float:
     """More than any order of summing the leaves can change the sum."""
-    largest = np.maximum.reduceat(np.abs(forest.value), np.maximum(forest.roots, -forest.roots - 1)).sum() + abs(forest.base)
-    return (len(forest.roots) + 2) * float(largest) * (2.0**-24 if single else 2.0**-53)
+    return (len(forest.roots) + 2) * forest.largest * (2.0**-24 if single else 2.0**-53)
 
 
 def _nothing(rows: Array, lower: float) -> SearchResult:
@@ -201,14 +204,30 @@ def _nothing(rows: Array, lower: float) -> SearchResult:
 
 def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array, *, frozen: bool) -> SearchResult:
     axes, ties, n = problem.axes, problem.ties, len(rows)
-    cells = workspace(axes, ties, forest)
-    stack = stack_space(3 * len(forest.node) + 3, len(forest.roots), forest.shared)
-    work = work_space(forest, axes, ties, len(cells.cost))
     cost, lower, witness = np.full(n, np.inf), np.zeros(n), rows.copy()
     status, boxes = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    run_rows(forest, axes, ties, rows, how.cutoff, _slack(forest, forest.single) + 16 * _slack(forest, False), how.budget, how.first, how.boxes, stale, frozen, axes.matrix < 0,
-             problem.worst, cells, stack, work, cost, lower, witness, status, boxes)  # fmt: skip
+    slack, steep = _slack(forest, forest.single) + 16 * _slack(forest, False), axes.matrix < 0
+    parts = iter(range(0, n, PART))  # shared: whoever is free takes the next rows
+
+    def run() -> None:
+        cells = workspace(axes, ties, forest)
+        stack, work = stack_space(3 * len(forest.node) + 3, len(forest.roots), forest.shared), work_space(forest, axes, ties, len(cells.cost))
+        for begin in parts:
+            run_rows(forest, axes, ties, rows, begin, min(begin + PART, n), how.cutoff, slack, how.budget, how.first, how.boxes, PLAIN, stale, frozen,
+                     steep, problem.worst, cells, stack, work, cost, lower, witness, status, boxes)  # fmt: skip
+
+    _beside(run, min(get_num_threads(), -(-n // PART)))
     return SearchResult(cost=cost, lower=lower, witness=witness, status=NAMES[status].astype("U7"), nodes=boxes)
+
+
+def _beside(run: Callable[[], None], times: int) -> None:
+    """Run a function that releases the interpreter so many times beside itself."""
+    if times <= 1:
+        run()
+        return
+    with ThreadPoolExecutor(times) as pool:
+        for done in [pool.submit(run) for _ in range(times)]:
+            done.result()
 
 
 def _solve(forest: Forest, problem: Problem, rows: Array, how: _How, space: Space) -> SearchResult:

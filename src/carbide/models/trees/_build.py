@@ -70,13 +70,17 @@ class Builder:
         """Make ``node`` a leaf with this value and this name in its library."""
         self.value[node], self.leaf[node] = np.broadcast_to(np.asarray(value, np.float64), (self.width,)), name
 
-    def runs(self, node: int, feature: int, cuts: list[float], *, inside: int, outside: int) -> None:
-        """Make ``node`` send values at or below ``cuts[0]``, above ``cuts[-1]``, between 1 and 2, ... and NaN to ``outside``, the rest to ``inside``."""
+    def runs(self, node: int, feature: int, cuts: list[float], *, inside: int, outside: int, missing: int | None = None) -> None:
+        """Make ``node`` send values at or below ``cuts[0]``, above ``cuts[-1]``, between 1 and 2, ... to ``outside``, the rest to ``inside``.
+
+        NaN goes to ``missing``, one of the two, or outside where that is left out.
+        """
+        missing = outside if missing is None else missing
         for i, cut in enumerate(cuts):
             last = i == len(cuts) - 1
             following = outside if last else self.node()
             here = inside if i % 2 else outside
-            self.test(node, feature, cut, here, following, missing_left=here == outside)
+            self.test(node, feature, cut, here, following, missing_left=here == missing)
             node = following
 
     def done(self, **rest: object) -> Ensemble:

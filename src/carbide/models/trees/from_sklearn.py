@@ -19,7 +19,7 @@ def from_sklearn(estimator: Any) -> Ensemble:
     """The trees of a fitted scikit-learn classifier.
 
     Raises:
-        InputError: if it is not fitted, has several outputs, an initial estimator that looks at the row, or categorical features.
+        InputError: if it is not fitted, has several outputs, an initial estimator that looks at the row, or categories that are no numbers.
     """
     name = type(estimator).__name__
     if not hasattr(estimator, "n_features_in_") or not hasattr(estimator, "classes_"):
@@ -76,8 +76,7 @@ def _boosted(estimator: Any) -> Ensemble:
 
 
 def _histogram(estimator: Any) -> Ensemble:
-    if getattr(estimator, "is_categorical_", None) is not None and np.any(estimator.is_categorical_):
-        raise InputError("HistGradientBoostingClassifier was trained with categorical_features, whose columns it reorders; encode them as numbers")
+    columns, known = _columns(estimator)
     builder = Builder(width=1)
     for stage in estimator._predictors:
         for k, predictor in enumerate(stage):
@@ -85,11 +84,39 @@ def _histogram(estimator: Any) -> Ensemble:
             for _ in range(len(predictor.nodes) - 1):
                 builder.node()
             for i, node in enumerate(predictor.nodes):
+                column, left, right = int(columns[node["feature_idx"]]), start + int(node["left"]), start + int(node["right"])
                 if node["is_leaf"]:
                     builder.end(start + i, node["value"], i)
+                elif node["is_categorical"]:
+                    chosen = _chosen(known[column], predictor.raw_left_cat_bitsets[node["bitset_idx"]])
+                    rest, listed, other = (right, ~chosen, left) if node["missing_go_to_left"] else (left, chosen, right)
+                    builder.runs(start + i, column, _points(known[column][listed]), inside=rest, outside=other)
                 else:
-                    builder.test(start + i, int(node["feature_idx"]), float(node["num_threshold"]), start + int(node["left"]),
-                                 start + int(node["right"]), missing_left=bool(node["missing_go_to_left"]))  # fmt: skip
+                    builder.test(start + i, column, float(node["num_threshold"]), left, right, missing_left=bool(node["missing_go_to_left"]))
     base = np.asarray(estimator._baseline_prediction, np.float64).reshape(-1)
     return builder.done(base=base, classes=np.asarray(estimator.classes_), features=int(estimator.n_features_in_), library="sklearn",
                         link="sigmoid" if len(base) == 1 else "softmax")  # fmt: skip
+
+
+def _columns(estimator: Any) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Which column each of the trees' features is, as categories come first; and every categorical column's categories, ascending."""
+    categorical = getattr(estimator, "is_categorical_", None)
+    if categorical is None or not np.any(categorical):
+        return np.arange(int(estimator.n_features_in_)), {}
+    first = np.flatnonzero(categorical)
+    found = estimator._preprocessor.named_transformers_["encoder"].categories_
+    if any(not np.issubdtype(np.asarray(values).dtype, np.number) for values in found):
+        raise InputError("HistGradientBoostingClassifier was trained with categories that are words; encode them as numbers")
+    known = {int(f): np.asarray(values, np.float64) for f, values in zip(first, found, strict=True)}
+    return np.concatenate([first, np.flatnonzero(~np.asarray(categorical))]), {f: v[~np.isnan(v)] for f, v in known.items()}
+
+
+def _chosen(known: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Which of the categories a bit set of their ranks holds."""
+    rank = np.arange(len(known))
+    return (bits[rank // 32] >> (rank % 32).astype(np.uint32) & 1).astype(np.bool_)
+
+
+def _points(values: np.ndarray) -> list[float]:
+    """The edges of runs that hold just these values: whatever is no known category counts as missing."""
+    return np.column_stack([np.nextafter(values, -np.inf), values]).ravel().tolist()

@@ -99,8 +99,6 @@ def _categories(tree: dict[str, Any]) -> dict[int, list[int]]:
 
 def _categorical(builder: Builder, tree: dict[str, Any], i: int, start: int, chosen: list[int]) -> None:
     """Categories of the list go right, all others left; a value is cut to its whole part, and negative ones are no category."""
-    if bool(tree["default_left"][i]) is False:
-        raise InputError("XGBoost's trees send missing categories to the listed side; give missing categories a number of their own")
     cuts: list[float] = []
     for category in chosen:
         low, high = (float(last_single_left(np.array([edge]), strict=True)[0]) for edge in (category, category + 1))
@@ -108,4 +106,5 @@ def _categorical(builder: Builder, tree: dict[str, Any], i: int, start: int, cho
             cuts[-1] = high
         else:
             cuts += [low, high]
-    builder.runs(start + i, tree["split_indices"][i], cuts, inside=start + tree["right_children"][i], outside=start + tree["left_children"][i])
+    left, right = start + tree["left_children"][i], start + tree["right_children"][i]
+    builder.runs(start + i, tree["split_indices"][i], cuts, inside=right, outside=left, missing=left if tree["default_left"][i] else right)
