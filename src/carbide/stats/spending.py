@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from carbide.stats.accounting import ADD_OR_REMOVE, PrivacyStatement, _check_delta, _check_rate, gdp_mu
+from carbide.stats.accounting import ADD_OR_REMOVE, PrivacyStatement, _check_delta, _check_rate
 from carbide.stats.loss_distribution import PrivacyLoss, compose
 from carbide.stats.rdp import Steps, rdp_epsilon
 
@@ -121,9 +121,6 @@ def noise_multiplier(*, epsilon: float, delta: float, rate: float, count: int) -
 
 @functools.lru_cache(maxsize=1024)
 def _noise(epsilon: float, delta: float, rate: float, count: int) -> float:
-    if rate == 1:
-        return math.sqrt(count) / gdp_mu(epsilon, delta)
-
     def spent(noise: float) -> float:
         return Spending([Steps(noise=noise, rate=rate, count=count)]).epsilon(delta)
 
