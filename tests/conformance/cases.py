@@ -169,6 +169,7 @@ def _all() -> tuple[World, ...]:
         World(name="net, backdoor", case=Case(model=fit(torch_recipe(pictures), pictures), data=pictures, recipe=torch_recipe(pictures)), threat=Backdoor(fraction=0.1, target=0)),
         World(name="overfit forest", case=Case(model=fit(deep, noisy), data=noisy, recipe=deep), threat=Membership()),
         World(name="linear, members", case=Case(model=fit(linear, noisy), data=noisy, recipe=linear), threat=Membership()),
+        World(name="net, members", case=Case(model=fit(torch_recipe(tables), tables), data=tables, recipe=torch_recipe(tables)), threat=Membership()),
         World(name="linear, queries", case=Case(model=fit(linear, tables), data=tables, recipe=linear), threat=Queries(n=100)),
     ]  # fmt: skip
     return tuple(found)

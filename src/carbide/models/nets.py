@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 
@@ -32,3 +35,15 @@ def certified_cnn(
         layers += [nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=not norm), *([nn.BatchNorm2d(after)] if norm else []), nn.ReLU()]
     layers += [nn.Flatten(), nn.Linear(2 * width * quarter, hidden, bias=not norm), *([nn.BatchNorm1d(hidden)] if norm else []), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(hidden, classes))
+
+
+def without_batch_norm(*, factory: str, options: Mapping[str, Any]) -> nn.Module:
+    """The net that another factory makes, with group norm in the place of batch norm: private training makes such nets."""
+    from carbide.models.packing import check_allowed
+    from carbide.models.per_sample import group_normed
+    from carbide.models.torch_net import make_module
+
+    check_allowed(factory)
+    module = make_module(factory, options)
+    group_normed(module)
+    return module

@@ -28,6 +28,7 @@ from carbide.models.callables import resolve
 from carbide.models.packing import allow_factory, check_allowed
 from carbide.models.training import PRECISIONS, SCHEDULES, Objective, Perturb, Watch, train
 from carbide.run import halving, rows_at_once
+from carbide.stats.accounting import PrivacyStatement
 from carbide.types import WHITE_BOX, Access, Array, Dataset, InputError, Rng, Space, rng_for
 
 OUTPUTS = ("logits", "probabilities", "one logit", "one probability")
@@ -40,7 +41,7 @@ class TorchModel:
     """A torch module in inference mode; ``outputs`` says whether it returns ``logits`` or ``probabilities`` ``(n, k)``.
 
     For two classes it may also return ``one logit`` or ``one probability`` a row, ``(n, 1)`` or ``(n,)``, of the second class.
-    ``mended`` says what the door put right.
+    ``mended`` says what the door put right; ``privacy`` what differential privacy its training promises, if any.
 
     ``factory`` (``"package.module:function"``) and ``options`` say how an untrained copy is made; a model without them can
     be stored and read back only where the same live module is given again.
@@ -56,6 +57,7 @@ class TorchModel:
     factory: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     mended: tuple[str, ...] = ()
+    privacy: PrivacyStatement | None = None
 
     def __post_init__(self) -> None:
         if self.outputs not in OUTPUTS:
@@ -121,7 +123,7 @@ class TorchModel:
         """The weights as safetensors bytes and how the module is made."""
         return {"weights": weights_bytes(self.module), "factory": self.factory or keep_template(self.module), "options": dict(self.options),
                 "space": self.space, "classes": self.classes, "outputs": self.outputs, "device": self.device, "threshold": self.threshold,
-                "batch": self.batch, "mended": list(self.mended)}  # fmt: skip
+                "batch": self.batch, "mended": list(self.mended), **({} if self.privacy is None else {"privacy": self.privacy.to_state()})}  # fmt: skip
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> TorchModel:
@@ -137,8 +139,9 @@ class TorchModel:
             module = make_module(factory, options)
         load_weights(module, state["weights"], name="a stored model")
         device = state["device"] if not state["device"].startswith("cuda") or torch.cuda.is_available() else "cpu"
-        kept = {k: v for k, v in state.items() if k not in ("weights", "device", "factory", "mended")}
-        return cls(module=module, **kept, device=device, factory=factory, mended=tuple(state.get("mended", ())))
+        kept = {k: v for k, v in state.items() if k not in ("weights", "device", "factory", "mended", "privacy")}
+        privacy = PrivacyStatement.from_state(state["privacy"]) if state.get("privacy") else None
+        return cls(module=module, **kept, device=device, factory=factory, mended=tuple(state.get("mended", ())), privacy=privacy)
 
 
 def weights_bytes(module: nn.Module) -> bytes:

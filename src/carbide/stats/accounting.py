@@ -19,13 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 
 ADJACENCY = "replacing one record by any other"
+ADD_OR_REMOVE = "adding or removing one record"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyStatement:
     """The training was (``epsilon``, ``delta``)-differentially private, and ``mu``-GDP where ``mu`` is not None.
 
-    ``adjacency`` says which data sets count as neighbours; ``assumptions`` what the statement rests on.
+    ``adjacency`` says which data sets count as neighbours; ``assumptions`` what the statement rests on. ``curve`` are further pairs
+    (epsilon, delta), all of which hold too: together they bound attacks more tightly than one of them.
     """
 
     epsilon: float
@@ -33,6 +35,7 @@ class PrivacyStatement:
     mu: float | None = None
     adjacency: str = ADJACENCY
     assumptions: tuple[str, ...] = ()
+    curve: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.epsilon >= 0:
@@ -43,8 +46,19 @@ class PrivacyStatement:
             raise ValueError(f"mu is {self.mu}; give a number >= 0")
 
     def tpr(self, fpr: float) -> float:
-        """The most that any membership attack's true-positive rate can be at this false-positive rate."""
-        bound = dp_tpr(fpr, self.epsilon, self.delta)
+        """The most that any membership attack's true-positive rate can be at this false-positive rate, if another record may take its place.
+
+        Where the neighbours are data sets with and without a record, that is two steps: away with the one, in with the other.
+        """
+        return self.presence_tpr(self.presence_tpr(fpr)) if self.adjacency == ADD_OR_REMOVE else self.presence_tpr(fpr)
+
+    def presence_tpr(self, fpr: float) -> float:
+        """The same between two neighbouring data sets as ``adjacency`` says: with the record, and without it where it may be left out.
+
+        It also bounds reconstruction: an attacker whose best blind guess succeeds with probability ``fpr`` succeeds with this at
+        most (Hayes et al. 2023, https://arxiv.org/abs/2302.07225, theorem 2).
+        """
+        bound = min(dp_tpr(fpr, epsilon, delta) for epsilon, delta in ((self.epsilon, self.delta), *self.curve))
         return bound if self.mu is None else min(bound, gdp_tpr(fpr, self.mu))
 
     def words(self) -> str:
@@ -53,12 +67,14 @@ class PrivacyStatement:
 
     def to_state(self) -> dict[str, object]:
         """Plain values."""
-        return {"epsilon": self.epsilon, "delta": self.delta, "mu": self.mu, "adjacency": self.adjacency, "assumptions": list(self.assumptions)}
+        return {"epsilon": self.epsilon, "delta": self.delta, "mu": self.mu, "adjacency": self.adjacency, "assumptions": list(self.assumptions),
+                **({"curve": [list(pair) for pair in self.curve]} if self.curve else {})}  # fmt: skip
 
     @classmethod
     def from_state(cls, state: dict) -> PrivacyStatement:
         """The statement that ``to_state`` was taken from."""
-        return cls(**{**state, "assumptions": tuple(state["assumptions"])})
+        curve = tuple((float(epsilon), float(delta)) for epsilon, delta in state.get("curve", ()))
+        return cls(**{**state, "assumptions": tuple(state["assumptions"]), "curve": curve})
 
 
 def gdp_delta(mu: float, epsilon: float) -> float:

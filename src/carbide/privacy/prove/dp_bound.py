@@ -17,6 +17,7 @@ import numpy as np
 
 from carbide.privacy.statement import privacy_of, stated_by
 from carbide.registry import Method
+from carbide.stats.accounting import ADD_OR_REMOVE, PrivacyStatement
 from carbide.types import Access, Array, Case, Certificate, InputError, Membership, Model, Rng, Threat
 
 OTHERS = (0.001, 0.1)  # false-positive rates whose bounds the claim names besides
@@ -46,7 +47,7 @@ class DpBound(Method):
         bound = statement.tpr(self.fpr)
         others = ", ".join(f"{statement.tpr(fpr):.3g} at {100 * fpr:g}%" for fpr in OTHERS if fpr != self.fpr)
         claim = (f"no attack tells whether a record was trained on with a true-positive rate above {bound:.3g} at {100 * self.fpr:g}% "
-                 f"false positives ({others}), because the training was {statement.words()}")  # fmt: skip
+                 f"false positives ({others}), because the training was {statement.words()}{_presence(statement, self.fpr)}")  # fmt: skip
         return Certificate(claim=claim, holds=np.ones(len(x), bool), bound=np.full(len(x), bound), failure_probability=0.0,
                            assumptions=statement.assumptions, method="dp_bound", threat=threat.words(),
                            unit=f"true-positive rate at {100 * self.fpr:g}% FPR", metric=f"membership TPR at {100 * self.fpr:g}% FPR")  # fmt: skip
@@ -60,4 +61,13 @@ class DpBound(Method):
         return None
 
 
-_MISSING = "the model states no differential privacy, so nothing bounds what an attacker could learn; harden with private_logistic to get a bound"
+def _presence(statement: PrivacyStatement, fpr: float) -> str:
+    """What holds where only a record's presence is in question, if that is less than where another may have its place."""
+    if statement.adjacency != ADD_OR_REMOVE:
+        return ""
+    return f"; where all other records are the same and only its presence is in question, {statement.presence_tpr(fpr):.3g}"
+
+
+_MISSING = (
+    "the model states no differential privacy, so nothing bounds what an attacker could learn; harden with private_logistic or dp_sgd to get a bound"
+)
