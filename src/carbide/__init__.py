@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 _HOME = {
     "audit": "carbide.api", "harden": "carbide.api", "prove": "carbide.api", "prove_property": "carbide.api", "load_model": "carbide.api", "load_data": "carbide.api", "run": "carbide.api",
     "Plan": "carbide.plan", "Report": "carbide.pipeline",
-    **dict.fromkeys(("Access", "Backdoor", "Bracket", "CarbideError", "Certificate", "Corruption", "Dataset", "Decision", "Distortion", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall", "Membership", "OperatingPoint", "Outcome", "Patch", "Poison", "Price", "PriceTable", "Queries", "Space", "Splits", "Threat", "UnsoundError"), "carbide.types"),
+    **dict.fromkeys(("Access", "Backdoor", "Bracket", "CarbideError", "Certificate", "Corruption", "Dataset", "Decision", "Distortion", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall", "Membership", "OperatingPoint", "Outcome", "Patch", "Poison", "Price", "PriceTable", "PrivacyClaim", "Queries", "Space", "Splits", "Threat", "UnsoundError"), "carbide.types"),
 }  # fmt: skip
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Poison",
     "Price",
     "PriceTable",
+    "PrivacyClaim",
     "Queries",
     "Report",
     "Space",
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
         Poison,
         Price,
         PriceTable,
+        PrivacyClaim,
         Queries,
         Space,
         Splits,
