@@ -27,6 +27,8 @@ from carbide.types import Array
 Score = Callable[[Array], Array]  # releases (m, p) -> scores (m,), higher = the canary was there
 LARGE = 1e100  # numbers beyond this, and what is no number, count as this
 WIDTH = 300  # numbers of a release that a direction is fitted to; of longer ones those that differ most
+STEPS = 8  # blocks of a release from which on it is taken for a trajectory
+PERIODS = (2, 3, 4, 5, 6, 8, 10)  # orders of batches that are looked for
 COLUMNS = 40  # numbers of a release whose repetitions are counted
 RIDGES = {"direction": 1e-3, "direction, shrunk": 0.1, "direction, shrunk more": 1.0}
 CUTS = np.linspace(0.02, 0.98, 49)  # quantiles of the scores at which thresholds are tried
@@ -75,8 +77,29 @@ def fit_scorers(outside: Array, inside: Array, ways: Array | None = None) -> dic
         first, second = project(outside), project(inside)
         kinds = {"along the canary": _direction(first, second, 1e-3), **_shapes(first, second, "along the canary, ")}
         scorers |= {name: lambda releases, score=score: score(project(releases)) for name, score in kinds.items()}
+        scorers |= _by_step(project, first, second)
     scorers |= {name: _direction(outside, inside, ridge) for name, ridge in RIDGES.items()}
     return scorers | _shapes(outside, inside, "") | {"seen before": _seen_before(outside, inside)}
+
+
+def _by_step(project: Score, outside: Array, inside: Array) -> dict[str, Score]:
+    """Scores of the steps of a trajectory along the canary, one by one and every k-th together, where a fixed order of batches shows."""
+    if outside.shape[1] < 2 * STEPS:
+        return {}
+    scorers: dict[str, Score] = {}
+    for every in (0, *PERIODS):
+        if 2 * every > outside.shape[1] // 2:
+            break
+
+        def folded(projected: Array, every: int = every) -> Array:
+            steps = np.diff(projected.reshape(len(projected), -1, 2)[:, :, 0], axis=1)
+            return steps if not every else np.stack([steps[:, (place - 1) % every :: every].sum(1) for place in range(every)], axis=1)
+
+        kinds = _shapes(folded(outside), folded(inside), "")
+        word = "step by step" if not every else f"every {every} steps"
+        for name in ("highest", "odds") if every else ("highest", "odds", "likelihood"):
+            scorers[f"along the canary, {word}, {name}"] = lambda releases, score=kinds[name], folded=folded: score(folded(project(releases)))
+    return scorers
 
 
 def _projection(length: int, ways: Array) -> Score | None:
@@ -109,12 +132,12 @@ def _shapes(outside: Array, inside: Array, word: str) -> dict[str, Score]:
 
 
 def choose(neighbours: Neighbours, outside: Array, inside: Array, trade_off: TradeOff, delta: float) -> Distinguisher:
-    """The score that separates best, fitted on two thirds of the releases ``(m, p)`` and chosen, with its thresholds, on the last.
+    """The score that separates best, fitted on half of the releases ``(m, p)`` and chosen, with its thresholds, on the others.
 
     A score is preferred to a simpler one only where it refutes the claim more clearly, or separates better by more than chance.
     """
     outside, inside = clean(outside), clean(inside)
-    cut = 2 * len(outside) // 3
+    cut = len(outside) // 2
     best: tuple[float, float, Distinguisher] | None = None
     for name, score in fit_scorers(outside[:cut], inside[:cut], neighbours.ways).items():
         first, second = score(outside[cut:]), score(inside[cut:])
@@ -145,9 +168,9 @@ def _thresholds(outside: Array, inside: Array, trade_off: TradeOff, delta: float
     fpr, fnr = _rates(outside, inside, cuts)
     n, m = len(outside), len(inside)
     mus, errors = _mu_of(fpr, fnr, n, m)
-    k = int(np.argmax(mus - errors))
+    k = int(np.argmax(mus - 2 * errors))  # an extreme threshold looks good by chance where trainings are few
     slope = gdp_slope(fpr[k], float(np.clip(mus[k], 0.0, 8.0)))
-    found = {"mu": Threshold(at=float(cuts[k]), weight=best_weight(fpr[k], fnr[k], n, m, slope))}
+    found = {"mu": Threshold(at=float(cuts[k]), weight=float(np.clip(best_weight(fpr[k], fnr[k], n, m, slope), 0.2, 0.8)))}
     low, high = (_epsilon_of(a, b, count, other, delta) for a, b, count, other in ((fpr, fnr, n, m), (fnr, fpr, m, n)))
     i, j = int(np.argmax(low)), int(np.argmax(high))
     place, grow = (i, np.exp(np.clip(low[i], 0, 8))) if low[i] >= high[j] else (j, np.exp(-np.clip(high[j], 0, 8)))

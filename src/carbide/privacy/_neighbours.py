@@ -93,6 +93,8 @@ def _designs(data: Dataset, frame: _Frame, u: Array, v: Array) -> Iterator[tuple
         yield f"your rows, {word}", rest, labels, canary, other
         yield f"blank rows, {word}", blank, np.arange(n) % 2, canary, other
         yield f"equal rows against the canary, {word}", np.tile(canary[0], (n, 1)), zeros, canary, (canary[0], 0)
+    if frame.endless.any():
+        yield "equal rows against a far canary", np.tile(frame.corner(u), (n, 1)), zeros, (frame.corner(u, far=True), 1), (frame.corner(u), 0)
     yield "your rows, one label changed", rest, labels, (flat[odd], (int(data.y[odd]) + 1) % data.classes), (flat[odd], int(data.y[odd]))
 
 

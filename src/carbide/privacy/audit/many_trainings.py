@@ -88,7 +88,7 @@ def _best(pairs: list[Neighbours], seen: dict[str, tuple[Array, Array]], count: 
     """The pairs told apart best; the first, which leaves the most of a sound training's trace, gives way only beyond chance."""
 
     def merit(pair: Neighbours) -> float:
-        return separation(pair, *seen[pair.name]) + (2 / len(seen[pair.name][0]) ** 0.5 if pair is pairs[0] else 0.0)
+        return separation(pair, *seen[pair.name]) + (1 / len(seen[pair.name][0]) ** 0.5 if pair is pairs[0] else 0.0)
 
     found = {pair.name: merit(pair) for pair in pairs}
     kept = sorted(pairs, key=lambda pair: -found[pair.name])[:count]
