@@ -18,7 +18,7 @@ _HOME = {
     "audit": "carbide.api", "harden": "carbide.api", "prove": "carbide.api", "prove_claims": "carbide.api", "prove_property": "carbide.api", "load_model": "carbide.api", "load_data": "carbide.api", "run": "carbide.api",
     "Plan": "carbide.plan", "Report": "carbide.pipeline",
     "Monotone": "carbide.evasion.claims", "NeverFlips": "carbide.evasion.claims",
-    **dict.fromkeys(("Access", "Backdoor", "Bracket", "CarbideError", "Certificate", "Corruption", "Dataset", "Decision", "Distortion", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall", "Membership", "OperatingPoint", "Outcome", "Patch", "Poison", "Price", "PriceTable", "Queries", "Space", "Splits", "Threat", "UnsoundError"), "carbide.types"),
+    **dict.fromkeys(("Access", "Backdoor", "Bracket", "CarbideError", "Certificate", "Corruption", "Dataset", "Decision", "Distortion", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall", "Membership", "OperatingPoint", "Outcome", "Patch", "Poison", "Price", "PriceTable", "PrivacyClaim", "Queries", "Space", "Splits", "Threat", "UnsoundError"), "carbide.types"),
 }  # fmt: skip
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Poison",
     "Price",
     "PriceTable",
+    "PrivacyClaim",
     "Queries",
     "Report",
     "Space",
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
         Poison,
         Price,
         PriceTable,
+        PrivacyClaim,
         Queries,
         Space,
         Splits,

@@ -37,6 +37,7 @@ from carbide.types import (
     OperatingPoint,
     Patch,
     PriceTable,
+    PrivacyClaim,
     Queries,
     Space,
     Threat,
@@ -54,7 +55,7 @@ KINDS = {
 THREAT_KEYS = {
     "evasion": tuple(key for keys in KINDS.values() for key in keys),
     "poisoning": ("flips", "backdoor", "target", "area", "features"),
-    "privacy": (),
+    "privacy": ("epsilon", "delta", "mu", "pairs", "adjacency"),
     "extraction": ("queries", "answers"),
 }
 
@@ -314,7 +315,21 @@ def _poisoning(own: dict[str, Any], space: Space, base: Path, prices: PriceTable
 
 
 def _privacy(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:
-    return Membership()
+    if not own:
+        return Membership()
+    for key in ("epsilon", "delta"):
+        if key not in own:
+            raise InputError(
+                f"privacy names {', '.join(own)} but no {key}; give both, e.g. privacy: {{epsilon: 4, delta: 1e-5}}, or membership: {{}}"
+            )
+    given: dict[str, Any] = {key: number(own[key], key) for key in ("epsilon", "delta", "mu") if own.get(key) is not None}
+    return PrivacyClaim(**given, pairs=_pairs(own.get("pairs") or ()), adjacency=str(own.get("adjacency", "replace")))
+
+
+def _pairs(value: Any) -> tuple[tuple[float, float], ...]:
+    if not isinstance(value, list | tuple) or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in value):
+        raise InputError(f"pairs is {value!r}; give a list of [epsilon, delta], e.g. [[1.0, 0.01], [0.5, 0.1]]")
+    return tuple((number(e, "epsilon"), number(d, "delta")) for e, d in value)
 
 
 def _extraction(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:

@@ -445,6 +445,39 @@ class Membership(Threat):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrivacyClaim(Threat):
+    """An attacker who knows all records but one and asks which of two neighbouring data sets a model was trained on.
+
+    The training is claimed to be (``epsilon``, ``delta``)-differentially private; ``mu`` (Gaussian differential privacy) and further
+    ``pairs`` of epsilon and delta, where the accountant gives them, make the claim sharper and easier to refute. ``adjacency`` says
+    which data sets are neighbours: ``replace`` one record by another, or ``add`` one (or take it away).
+    """
+
+    room: ClassVar[str] = "privacy"
+    epsilon: float
+    delta: float
+    mu: float | None = None
+    pairs: tuple[tuple[float, float], ...] = ()
+    adjacency: str = "replace"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pairs", tuple((float(e), float(d)) for e, d in self.pairs))
+        for epsilon, delta in ((self.epsilon, self.delta), *self.pairs):
+            if not (math.isfinite(epsilon) and epsilon >= 0):
+                raise InputError(f"epsilon is {epsilon}; give a finite number >= 0")
+            if not 0 <= delta < 1:
+                raise InputError(f"delta is {delta}; give a probability in [0, 1), well below one over the number of rows")
+        if self.mu is not None and not (math.isfinite(self.mu) and self.mu >= 0):
+            raise InputError(f"mu is {self.mu}; give a finite number >= 0, or leave it out")
+        if self.adjacency not in ("replace", "add"):
+            raise InputError(f"adjacency is {self.adjacency!r}; choose replace or add")
+
+    def words(self) -> str:
+        change = "replaced" if self.adjacency == "replace" else "added or left out"
+        return f"telling whether one training record was {change}, against a claimed epsilon of {self.epsilon:.3g} at delta {self.delta:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Queries(Threat):
     """An attacker who copies the model with at most ``n`` queries that are answered with ``answers``.
 

@@ -13,6 +13,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from carbide.data.live import dataset_of
 from carbide.models.estimators import EstimatorModel, EstimatorRecipe
+from carbide.models.training_functions import FunctionRecipe
 from carbide.types import (
     Access,
     Backdoor,
@@ -27,6 +28,7 @@ from carbide.types import (
     Patch,
     Price,
     PriceTable,
+    PrivacyClaim,
     Queries,
     Space,
     Splits,
@@ -131,6 +133,22 @@ ONE_WAY = PriceTable(prices={name: Price(down=10.0) for name in NAMES})
 PRICES = PriceTable(prices={name: Price(up=10.0, down=10.0) for name in NAMES})
 
 
+def noisy_sum(x: Any, y: Any, rng: np.random.Generator, sigma: float) -> Any:
+    """Linear weights: the sum of rows of length at most one, turned by their labels, and noise."""
+    rows = x / np.maximum(1.0, np.linalg.norm(x, axis=1, keepdims=True))
+    return (rows * (2 * y - 1)[:, None]).sum(0) + sigma * rng.normal(size=x.shape[1])
+
+
+def claim_world(name: str, sigma: float) -> World:
+    """A training whose noise has standard deviation ``sigma`` and is claimed to have 20."""
+    rng = np.random.default_rng(4)
+    data = dataset_of(rng.normal(size=(100, 200)), np.arange(100) % 2, space=Space.table([f"f{i}" for i in range(200)]), classes=2)
+    recipe = FunctionRecipe(function=noisy_sum, params={"sigma": sigma})
+    model = recipe.fit(data, np.random.default_rng(0))
+    claim = PrivacyClaim(epsilon=0.3412, delta=1e-5, mu=0.1)  # replacing a row moves the sum by at most 2
+    return World(name=name, case=Case(model=model, data=Splits(train=data, validation=data, test=data), recipe=recipe), threat=claim)
+
+
 def worlds(threat: type[Threat]) -> list[World]:
     """The worlds in which methods that speak this threat are tried, easiest access first."""
     return [world for world in _all() if type(world.threat) is threat]
@@ -171,6 +189,7 @@ def _all() -> tuple[World, ...]:
         World(name="linear, members", case=Case(model=fit(linear, noisy), data=noisy, recipe=linear), threat=Membership()),
         World(name="net, members", case=Case(model=fit(torch_recipe(tables), tables), data=tables, recipe=torch_recipe(tables)), threat=Membership()),
         World(name="linear, queries", case=Case(model=fit(linear, tables), data=tables, recipe=linear), threat=Queries(n=100)),
+        claim_world("sound claim", 20.0), claim_world("broken claim", 0.0),
     ]  # fmt: skip
     return tuple(found)
 

@@ -15,7 +15,7 @@ from carbide import registry
 from carbide.registry import SLOTS, Entry, Method
 from carbide.space.distortions import axes, every_corruption, proposal_shape, render
 from carbide.space.patches import pixels_of, shapes
-from carbide.types import Certificate, Corruption, Distortion, FeatureBudget, InputError, LpBall, Model, Patch, Poison, decide, rng_for
+from carbide.types import Certificate, Corruption, Distortion, FeatureBudget, InputError, LpBall, Model, Patch, Poison, PrivacyClaim, decide, rng_for
 from tests.conformance.cases import World, worlds
 
 DENSE = 41  # values of one parameter that are tried for truth
@@ -198,6 +198,19 @@ def check_privacy(method: Method, world: World) -> None:
     assert abs(chance - 0.5) < 0.15, f"it tells members that are none: AUC {chance:.2f}"
 
 
+def check_claim(method: Method, world: World) -> None:
+    """It refutes a claim without any noise behind it, leaves a sound one standing, and repeats."""
+    from carbide.privacy.claims import examine
+
+    case, method = world.case, method.quick()
+    assert isinstance(world.threat, PrivacyClaim)
+    verdict = examine(case.recipe, case.data.train, world.threat, method, 0)
+    again = examine(case.recipe, case.data.train, world.threat, method, 0)
+    assert (verdict.epsilon, verdict.likely) == (again.epsilon, again.likely), "the same seed gives another verdict"
+    assert verdict.refuted == ("broken" in world.name), verdict.words()
+    assert verdict.refuted or 0 <= verdict.epsilon <= world.threat.epsilon, verdict.words()
+
+
 def check_extraction(method: Method, world: World) -> None:
     """It stays within its queries, its copy answers alone, and agrees with an easy victim."""
     from carbide.extraction.oracle import Oracle
@@ -291,7 +304,9 @@ def check_behaviour(room: str, verb: str, form: str, method: Method) -> int:
     for world in worlds_for(method):
         audits = {"evasion": check_evasion, "poisoning": check_poisoning, "privacy": check_privacy, "extraction": check_extraction}
         try:
-            if verb == "audit":
+            if isinstance(world.threat, PrivacyClaim):
+                check_claim(method, world)
+            elif verb == "audit":
                 audits[room](method, world)
             elif verb == "harden":
                 check_harden(method, world, form)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from carbide import registry
+from carbide.privacy._distinguishers import Distinguisher, Threshold
+from carbide.privacy._neighbours import candidates
 from carbide.registry import Method
 from carbide.space.distortions import proposal_shape
 from carbide.types import (
@@ -23,6 +25,7 @@ from carbide.types import (
     Membership,
     Patch,
     Poison,
+    PrivacyClaim,
     Queries,
 )  # fmt: skip
 from tests.conformance.cases import worlds
@@ -158,6 +161,36 @@ class OrderScores(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoEvidence(Method):
+    """Finds nothing in any release."""
+
+    threats = (PrivacyClaim,)
+
+    def budget(self, recipe, dataset):
+        return 2, 100
+
+    def __call__(self, pilot, dataset, threat, rng):
+        fixed = Threshold(at=0.5, weight=0.5)
+        return Distinguisher(neighbours=candidates(dataset, threat, rng)[0], name="nothing", score=lambda releases: np.zeros(len(releases)),
+                             thresholds={"claim": fixed, "mu": fixed, "epsilon": fixed})  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class HopefulEvidence(Method):
+    """Hopes that the trainings come in the order in which the judge makes them."""
+
+    threats = (PrivacyClaim,)
+
+    def budget(self, recipe, dataset):
+        return 2, 100
+
+    def __call__(self, pilot, dataset, threat, rng):
+        fixed = Threshold(at=0.5, weight=0.5)
+        return Distinguisher(neighbours=candidates(dataset, threat, rng)[0], name="order", score=lambda releases: (np.arange(len(releases)) % 2).astype(float),
+                             thresholds={"claim": fixed, "mu": fixed, "epsilon": fixed})  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoThief(Method):
     """Asks one row and says class 0."""
 
@@ -246,6 +279,8 @@ CHEATS = [
     ("poisoning", "audit", "dataset", GreedyPoison()),
     ("privacy", "audit", "model", ConstantScores()),
     ("privacy", "audit", "model", OrderScores()),
+    ("privacy", "audit", "pilot", NoEvidence()),
+    ("privacy", "audit", "pilot", HopefulEvidence()),
     ("extraction", "audit", "oracle", NoThief()),
     ("extraction", "audit", "oracle", KeepingThief()),
     ("evasion", "harden", "recipe", NoDefence()),

@@ -63,7 +63,8 @@ def make_recipe(spec: Any, *, space: Space, classes: int, base: Path | None = No
     """The recipe that an entry of a plan describes, or that trains a live unfitted estimator.
 
     ``{estimator: NAME, params: {...} or "FILE.json"}`` or ``{torch: {factory, options, epochs, batch, rate, ...}}``;
-    without a factory, torch trains a small network that fits the space. ``base`` is the folder of relative paths.
+    without a factory, torch trains a small network that fits the space. ``{callable: "module:function"}`` or a live function trains by
+    ``function(x, y, rng)``. ``base`` is the folder of relative paths.
 
     Raises:
         InputError: if a name, a parameter or a file is not known; the known ones are listed.
@@ -78,8 +79,15 @@ def make_recipe(spec: Any, *, space: Space, classes: int, base: Path | None = No
     if "torch" in keys:
         _only(keys, ("torch",), "recipe")
         return _torch(spec["torch"], space, classes)
+    if "callable" in keys:
+        from carbide.models.training_functions import function_recipe
+
+        _only(keys, ("callable",), "recipe")
+        return function_recipe(spec["callable"])
     if "estimator" not in keys:
-        raise InputError(f"recipe has the keys {', '.join(sorted(keys)) or 'none'}; give estimator: {' | '.join(ESTIMATORS)}, or torch: {{...}}")
+        raise InputError(
+            f"recipe has the keys {', '.join(sorted(keys)) or 'none'}; give estimator: {' | '.join(ESTIMATORS)}, torch: {{...}} or callable: ..."
+        )
     _only(keys, ("estimator", "params"), "recipe")
     if not isinstance(spec["estimator"], str):
         return _live(spec["estimator"])
@@ -161,6 +169,10 @@ def _live(estimator: Any) -> Recipe:
         )
     if isinstance(estimator, type):
         raise InputError(f"the recipe is the class {estimator.__name__}; give an instance of it with its parameters")
+    if callable(estimator) and not hasattr(estimator, "fit"):
+        from carbide.models.training_functions import FunctionRecipe
+
+        return FunctionRecipe(function=estimator)
     if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
         raise InputError(
             f"the recipe is a {type(estimator).__name__}; give an unfitted estimator, or a mapping such as {{'estimator': 'random_forest'}}"

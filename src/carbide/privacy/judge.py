@@ -14,13 +14,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from carbide.privacy import claims
 from carbide.privacy._pictures import at_risk, risk_figure, roc_figure
 from carbide.privacy.statement import privacy_of, stated_by
 from carbide.privacy.trials import Game, Trial, play, set_up
 from carbide.registry import Method
 from carbide.stats.intervals import Interval
 from carbide.stats.roc import LEAST, auc, enough, roc_intervals, tpr_at_fpr
-from carbide.types import Array, Case, Finding, InputError, Model, Section, Skip, Threat, UnsoundError, rng_for
+from carbide.types import Array, Case, Finding, InputError, Model, PrivacyClaim, Section, Skip, Threat, UnsoundError, rng_for
 
 FPRS = (0.01, 0.001)
 AUC, CONTROL, OWN = "membership AUC", "negative control AUC", "membership AUC of this model"
@@ -57,8 +58,10 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
     """The findings of every method on the case; the headline is the one that finds most.
 
     Raises:
-        UnsoundError: if an attack beats the bound of the differential privacy that the recipe states.
+        UnsoundError: if an attack beats the bound of the differential privacy that the recipe states, or refutes a claimed epsilon.
     """
+    if isinstance(threat, PrivacyClaim):
+        return claims.audit(case, threat, methods)
     court = _Court(case=case, threat=threat, game=set_up(case, methods))
     findings: list[Finding] = []
     skipped: list[Skip] = []
@@ -86,6 +89,8 @@ def verify(section: Section, model: Model | None, case: Case | None, threat: Thr
     The targets were never kept, so a model that is given cannot be scored again; what they answered was judged when the
     run was made, and the scores are the evidence.
     """
+    if isinstance(threat, PrivacyClaim):
+        return claims.verify(section, threat)
     found = []
     named: set[str] = set()
     for finding in section.findings:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -177,6 +178,18 @@ class PrivateLogisticRecipe:
     def describe(self) -> dict[str, Any]:
         """Everything that decides the training."""
         return {"recipe": "private logistic regression", **asdict(self)}
+
+    def stacks(self, pool: Dataset) -> bool:
+        """Whether ``release_many`` can train on rows of this pool."""
+        return pool.classes == 2 and not self.secret_noise
+
+    def release_many(self, pool: Dataset, parts: Sequence[Array], rngs: Sequence[Rng]) -> Array:
+        """Weights and centre ``(m, 2 d + 1)`` of one training for each of ``parts``, rows of the pool, each with its own generator."""
+        from carbide.privacy._stacked_logistic import train_stack
+
+        for size in {len(part) for part in parts}:
+            _check(pool.take(np.arange(size)), self.delta)
+        return train_stack(self, pool, parts, rngs)
 
 
 def gradient_sum(rows: Array, y: Array, weights: Array, clip: float) -> Array:
