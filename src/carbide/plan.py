@@ -54,7 +54,7 @@ KINDS = {
 THREAT_KEYS = {
     "evasion": tuple(key for keys in KINDS.values() for key in keys),
     "poisoning": ("flips", "backdoor", "target", "area", "features"),
-    "privacy": (),
+    "privacy": ("folds",),
     "extraction": ("queries", "answers"),
 }
 
@@ -310,7 +310,10 @@ def _poisoning(own: dict[str, Any], space: Space, base: Path, prices: PriceTable
 
 
 def _privacy(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:
-    return Membership()
+    folds = own.get("folds", 2)
+    if isinstance(folds, bool) or not isinstance(folds, int):
+        raise InputError(f"folds is {folds!r}; give a whole number, e.g. 2 (halves) or 10")
+    return Membership(folds=folds)
 
 
 def _extraction(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:
