@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from carbide.stats.intervals import Interval
+from carbide.stats.intervals import Interval, clopper_pearson
 from carbide.stats.roc import roc
 from carbide.types import Array, Dataset, Rng
 
@@ -64,9 +64,13 @@ def apart(scores: Array, members: Array, half: Array, fpr: float, rng: Rng, *, c
 def share_interval(called: Array, among: Array, rng: Rng, *, confidence: float = 0.95) -> Interval:
     """Percentile interval of the share of the cells ``among`` that are ``called``, both ``(targets, n)`` bool.
 
-    Whole targets and whole records are drawn with replacement, as in ``carbide.stats.roc.roc_intervals``.
+    Whole targets and whole records are drawn with replacement, as in ``carbide.stats.roc.roc_intervals``. Where no cell is
+    called, or all are, there is nothing to draw: the exact interval for as many independent records as there are.
     """
     targets, records = called.shape
+    if not (called & among).any() or called[among].all():
+        n = int(among.any(0).sum())
+        return clopper_pearson(n if (called & among).any() else 0, n, confidence)
     weight_t = rng.multinomial(targets, np.full(targets, 1 / targets), size=DRAWS) if targets > 1 else np.ones((DRAWS, 1))
     weight_r = rng.multinomial(records, np.full(records, 1 / records), size=DRAWS)
     hits = np.einsum("dr,dr->d", weight_t @ (called & among).astype(float), weight_r)

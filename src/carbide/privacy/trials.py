@@ -105,7 +105,9 @@ def set_up(case: Case, methods: Mapping[str, Method], *, folds: int = 2) -> Game
 def _two_sides(inside: Array) -> None:
     if inside.all() or not inside.any():
         side = "was trained on" if inside.all() else "was not trained on"
-        raise InputError(f"the model {side} all {len(inside)} distinct rows, so there is nobody to tell apart; give the train rows it saw and test rows it did not see")
+        raise InputError(
+            f"the model {side} all {len(inside)} distinct rows, so there is nobody to tell apart; give the train rows it saw and test rows it did not see"
+        )
 
 
 def _wanted(methods: Mapping[str, Method], case: Case, pool: Dataset) -> Wanted:

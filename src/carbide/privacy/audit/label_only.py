@@ -11,6 +11,7 @@ were and were not trained on it, so that records that lie far from every boundar
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -39,7 +40,7 @@ class LabelOnly(Method):
     needs: ClassVar[Access] = Access.LABELS
     default: ClassVar[bool] = False
     shadows: int = 64
-    copies: int = 16
+    copies: int = 8
     sizes: tuple[float, ...] = (0.1, 0.3, 0.6)
 
     def __post_init__(self) -> None:
@@ -72,10 +73,10 @@ class LabelOnly(Method):
         return 0.5 * _right(model, records.x, records.y) + 0.5 * right / asked
 
     def quick(self) -> LabelOnly:
-        """At most 16 models and 8 copies."""
-        return replace(self, shadows=min(self.shadows, QUICK), copies=min(self.copies, 8))
+        """At most 16 models and 4 copies."""
+        return replace(self, shadows=min(self.shadows, QUICK), copies=min(self.copies, 4))
 
-    def _copies(self, records: Dataset, rng: Rng):
+    def _copies(self, records: Dataset, rng: Rng) -> Iterator[Array]:
         x, space = records.x, records.space
         spread = x.std(0)
         real = space.kind == Kind.REAL

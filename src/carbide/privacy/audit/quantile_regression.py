@@ -62,7 +62,9 @@ class QuantileRegression(Method):
         apart = None if shadows is None else shadows.apart
         if apart is None or len(apart) < LEAST:
             found = 0 if apart is None else len(apart)
-            raise InputError(f"quantiles are regressed from at least {LEAST} rows that no model was trained on, and there are {found}; give more validation rows")
+            raise InputError(
+                f"quantiles are regressed from at least {LEAST} rows that no model was trained on, and there are {found}; give more validation rows"
+            )
         there, here = model.predict(apart.x), model.predict(dataset.x)
         least = grain(there)
         known, seen = logit(*odds(there, apart.y), least), logit(*odds(here, dataset.y), least)
@@ -74,7 +76,9 @@ class QuantileRegression(Method):
     def _regress(self, apart: Dataset, known: Array, level: float, seed: int) -> Any:
         from sklearn.ensemble import GradientBoostingRegressor
 
-        fit = GradientBoostingRegressor(loss="quantile", alpha=level, n_estimators=self.trees, max_depth=self.depth, min_samples_leaf=10, random_state=seed)
+        fit = GradientBoostingRegressor(
+            loss="quantile", alpha=level, n_estimators=self.trees, max_depth=self.depth, min_samples_leaf=10, random_state=seed
+        )
         return fit.fit(_features(apart), known)
 
 
