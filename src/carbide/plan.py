@@ -55,7 +55,7 @@ KINDS = {
 THREAT_KEYS = {
     "evasion": tuple(key for keys in KINDS.values() for key in keys),
     "poisoning": ("flips", "backdoor", "target", "area", "features"),
-    "privacy": ("epsilon", "delta", "mu", "pairs", "adjacency"),
+    "privacy": ("folds", "epsilon", "delta", "mu", "pairs", "adjacency"),
     "extraction": ("queries", "answers"),
 }
 
@@ -315,8 +315,13 @@ def _poisoning(own: dict[str, Any], space: Space, base: Path, prices: PriceTable
 
 
 def _privacy(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:
-    if not own:
-        return Membership()
+    if set(own) <= {"folds"}:
+        folds = own.get("folds", 2)
+        if isinstance(folds, bool) or not isinstance(folds, int):
+            raise InputError(f"folds is {folds!r}; give a whole number, e.g. 2 (halves) or 10")
+        return Membership(folds=folds)
+    if "folds" in own:
+        raise InputError("folds is of membership, and epsilon of a claim of privacy; give two entries, membership: {folds: 10} and privacy: {epsilon: 4, delta: 1e-5}")
     for key in ("epsilon", "delta"):
         if key not in own:
             raise InputError(

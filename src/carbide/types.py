@@ -436,12 +436,21 @@ class Backdoor(Threat):
 
 @dataclass(frozen=True, kw_only=True)
 class Membership(Threat):
-    """An attacker who asks whether a record was in the training set."""
+    """An attacker who asks whether a record was in the training set.
+
+    The models that are attacked are trained on all but one of ``folds`` parts of the rows: 2 are halves; as many as there
+    are rows, the most that a small table can have, leave one row out of each model.
+    """
 
     room: ClassVar[str] = "privacy"
+    folds: int = 2
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise InputError(f"folds is {self.folds}; give a whole number from 2 (halves) to the number of rows (all but one)")
 
     def words(self) -> str:
-        return "telling who was in the training set"
+        return "telling who was in the training set" + (f", {self.folds} folds" if self.folds != 2 else "")
 
 
 @dataclass(frozen=True, kw_only=True)

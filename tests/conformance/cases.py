@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
@@ -162,6 +162,7 @@ def _all() -> tuple[World, ...]:
     forest, stump = tree_recipe(), EstimatorRecipe(estimator=DecisionTreeClassifier(max_depth=3))
     deep = tree_recipe(max_depth=None, n_estimators=20)
     linear = EstimatorRecipe(estimator=LogisticRegression())
+    boosted = EstimatorRecipe(estimator=GradientBoostingClassifier(n_estimators=10))
     nets = [("torch table", tables), ("torch images", pictures)]
     found = [
         World(name=f"linear {n}", case=Case(model=linear_torch(d), data=d, recipe=torch_recipe(d)), threat=LpBall(eps=e))
@@ -186,6 +187,7 @@ def _all() -> tuple[World, ...]:
         World(name="image forest, backdoor", case=Case(model=fit(deep, pictures), data=pictures, recipe=deep), threat=Backdoor(fraction=0.1, target=0)),
         World(name="net, backdoor", case=Case(model=fit(torch_recipe(pictures), pictures), data=pictures, recipe=torch_recipe(pictures)), threat=Backdoor(fraction=0.1, target=0)),
         World(name="overfit forest", case=Case(model=fit(deep, noisy), data=noisy, recipe=deep), threat=Membership()),
+        World(name="boosted, members", case=Case(model=fit(boosted, noisy), data=noisy, recipe=boosted), threat=Membership()),
         World(name="linear, members", case=Case(model=fit(linear, noisy), data=noisy, recipe=linear), threat=Membership()),
         World(name="net, members", case=Case(model=fit(torch_recipe(tables), tables), data=tables, recipe=torch_recipe(tables)), threat=Membership()),
         World(name="linear, queries", case=Case(model=fit(linear, tables), data=tables, recipe=linear), threat=Queries(n=100)),

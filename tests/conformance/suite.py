@@ -174,12 +174,14 @@ def _clean_accuracy(world: World) -> float:
 
 def check_privacy(method: Method, world: World) -> None:
     """Its scores tell members of an overfit model, whatever the order of the rows, and nothing where there is nothing to tell."""
-    from carbide.privacy.shadows import train_shadows
+    from carbide.privacy.shadows import Prober, Wanted, no_shadows, train_shadows
     from carbide.stats.roc import auc
 
     pool = world.case.data.train
     count = 24
-    shadows = train_shadows(world.case.recipe, pool, count, 0) if method.trains else None
+    apart = world.case.data.validation if getattr(method, "apart", False) else None
+    wanted = Wanted(apart=apart, probes={repr(method): method} if isinstance(method, Prober) else {})
+    shadows = train_shadows(world.case.recipe, pool, count, 0, wanted=wanted) if method.trains or wanted.probes else no_shadows(pool, apart)
     rng = np.random.default_rng(3)
     order = rng.permutation(len(pool))
     inside = np.zeros(len(pool), bool)

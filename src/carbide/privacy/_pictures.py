@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from carbide.privacy._reading import Groups
 from carbide.privacy.trials import Trial
 from carbide.stats.accounting import PrivacyStatement
 from carbide.stats.roc import roc, roc_intervals, tpr_curve
@@ -51,6 +52,22 @@ def risk_figure(risk: Mapping[str, Array]) -> Figure:
             Series(name="not trained on it", x=names, y=risk["at_risk_alarms"]),
         ),
         note="How often the worst attack, at 1% false positives, calls a record a member of models that were and were not trained on it.",
+    )
+
+
+def group_figure(groups: Groups) -> Figure:
+    """How often members and others of each group are called members, who leaks most first."""
+    names = np.array([f"{name} ({size})" for name, size in zip(groups.names, groups.sizes, strict=True)])
+    return Figure(
+        kind="bars",
+        title="Who leaks most",
+        x_label="group (records)",
+        y_label="share called members",
+        series=(
+            Series(name="trained on", x=names, y=groups.hits, low=groups.intervals[:, 0], high=groups.intervals[:, 1]),
+            Series(name="not trained on", x=names, y=groups.alarms),
+        ),
+        note="At one threshold with 1% false positives over all records. Usually wrong: most models that were not trained on a record get it wrong.",
     )
 
 

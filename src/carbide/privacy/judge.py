@@ -2,7 +2,8 @@
 
 With a recipe every method plays against many targets, models trained by the whole recipe on known halves of the train
 and test rows; without one, against the given model alone. What is claimed is the pooled curve at low false-positive
-rates, with intervals over targets and records; a negative control with memberships drawn anew must find nothing.
+rates, with intervals over targets and records; a negative control with memberships drawn anew must find nothing, and
+models that were trained on neither must not tell train rows from test rows where that is claimed of the given model.
 
 >>> metric_at(0.01), metric_at(0.001)
 ('membership TPR at 1% FPR', 'membership TPR at 0.1% FPR')
@@ -14,17 +15,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from carbide.privacy import claims
-from carbide.privacy._pictures import at_risk, risk_figure, roc_figure
+from carbide.privacy._pictures import at_risk, group_figure, risk_figure, roc_figure
+from carbide.privacy._reading import apart, by_group, groups_of
 from carbide.privacy.statement import privacy_of, stated_by
 from carbide.privacy.trials import Game, Trial, play, set_up
 from carbide.registry import Method
 from carbide.stats.intervals import Interval
 from carbide.stats.roc import LEAST, auc, enough, roc_intervals, tpr_at_fpr
-from carbide.types import Array, Case, Finding, InputError, Model, PrivacyClaim, Section, Skip, Threat, UnsoundError, rng_for
+from carbide.types import Array, Case, Figure, Finding, InputError, Model, PrivacyClaim, Section, Skip, Threat, UnsoundError, rng_for
 
 FPRS = (0.01, 0.001)
 AUC, CONTROL, OWN = "membership AUC", "negative control AUC", "membership AUC of this model"
+DISJOINT = "negative control AUC on disjoint data"
+LEAST_SIDE = 20  # train and test rows that a control on disjoint data needs
 DOUBT = 0.999  # confidence at which a control or a bound counts as broken
 WIDER = 3.290527 / 1.959964  # how much wider than at 0.95 a normal interval is at that confidence
 
@@ -32,6 +38,11 @@ WIDER = 3.290527 / 1.959964  # how much wider than at 0.95 a normal interval is 
 def metric_at(fpr: float) -> str:
     """The name of the metric at a false-positive rate."""
     return f"membership TPR at {100 * fpr:g}% FPR"
+
+
+def metric_apart(fpr: float) -> str:
+    """The name of the metric at a false-positive rate, the threshold chosen on other records."""
+    return f"{metric_at(fpr)}, threshold set apart"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +73,7 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
     """
     if isinstance(threat, PrivacyClaim):
         return claims.audit(case, threat, methods)
-    court = _Court(case=case, threat=threat, game=set_up(case, methods))
+    court = _Court(case=case, threat=threat, game=set_up(case, methods, folds=getattr(threat, "folds", 2)))
     findings: list[Finding] = []
     skipped: list[Skip] = []
     trials: dict[str, Trial] = {}
@@ -108,6 +119,10 @@ def _again(section: Section, finding: Finding) -> float:
         return auc(evidence[f"{name}_own"], evidence["own_members"])
     if finding.metric == AUC:
         return auc(evidence[f"{name}_scores"], evidence["members"])
+    if finding.metric == DISJOINT:
+        return auc(*_outside(evidence[f"{name}_scores"], evidence["members"], evidence["own_members"]))
+    if finding.metric == metric_apart(FPRS[0]):
+        return apart(evidence[f"{name}_scores"], evidence["members"], evidence["half"], FPRS[0], rng_for(0)).tpr
     return tpr_at_fpr(evidence[f"{name}_scores"], evidence["members"], next(f for f in FPRS if metric_at(f) == finding.metric))
 
 
@@ -123,22 +138,67 @@ def _judge(court: _Court, name: str, method: Method, trial: Trial) -> tuple[list
     found = [court.finding(name, method, metric_at(fpr), tpr_at_fpr(trial.scores, trial.members, fpr), interval, note=note if fpr == rates[0] else "")
              for fpr, interval in zip(rates, intervals.tpr, strict=True)]  # fmt: skip
     found.append(court.finding(name, method, AUC, auc(trial.scores, trial.members), intervals.auc, note="" if rates else note))
+    if rates and court.game.shadows is not None:
+        found.append(_set_apart(court, name, method, trial))
     if trial.own is not None and 0 < court.game.inside.sum() < len(court.game.inside):
+        control, problem = _disjoint(court, name, method, trial)
+        if control is not None:
+            found.append(control)
+        if problem is not None:
+            return found, [*refused, problem]
         own, members = trial.own[None], court.game.inside[None]
         interval = roc_intervals(own, members, (), rng_for(court.case.seed, "privacy", name, "own bootstrap")).auc
-        said = (
-            "train rows of the model as it was given against test rows; rows that differ in other ways, as after a cut by time, count as leakage here"
-        )
+        said = "train rows of the model as it was given against test rows"
+        if control is None:
+            said += "; rows that differ in other ways, as after a cut by time, count as leakage here"
         found.append(court.finding(name, method, OWN, auc(own, members), interval, note=said))
     return found, refused
 
 
+def _half(court: _Court) -> Array:
+    """Half of the records ``(n,)`` bool: thresholds are chosen on one and judged on the other."""
+    n = len(court.game.records)
+    return rng_for(court.case.seed, "privacy", "half").permutation(n) < n // 2
+
+
+def _set_apart(court: _Court, name: str, method: Method, trial: Trial) -> Finding:
+    fpr = FPRS[0]
+    found = apart(trial.scores, trial.members, _half(court), fpr, rng_for(court.case.seed, "privacy", name, "apart bootstrap"))
+    return court.finding(name, method, metric_apart(fpr), found.tpr, found.interval, note=f"the threshold comes from the other half of the records; it names "
+                         f"{found.fpr:.2%} of the non-members")  # fmt: skip
+
+
+def _outside(scores: Array, members: Array, inside: Array) -> tuple[Array, Array]:
+    """The scores of models on records they were not trained on, and which of these the given model was trained on."""
+    return scores[~members], np.broadcast_to(inside, members.shape)[~members]
+
+
+def _disjoint(court: _Court, name: str, method: Method, trial: Trial) -> tuple[Finding | None, Skip | None]:
+    """Train rows against test rows under models that were trained on neither: what is told apart there is no membership."""
+    inside = court.game.inside
+    if court.game.shadows is None or min(inside.sum(), (~inside).sum()) < LEAST_SIDE:
+        return None, None
+    value = auc(*_outside(trial.scores, trial.members, inside))
+    rng = rng_for(court.case.seed, "privacy", name, "disjoint bootstrap")
+    sides = np.broadcast_to(inside, trial.members.shape)
+    interval = _widened(value, roc_intervals(trial.scores, sides, (), rng, among=~trial.members).auc)
+    finding = court.finding(name, method, DISJOINT, value, interval, good=0, confidence=DOUBT,
+                            note="train rows against test rows under models trained on neither: nothing to find, unless the rows differ in other ways")  # fmt: skip
+    if interval.low <= 0.5 <= interval.high:
+        return finding, None
+    return finding, court.skip(name, f"no {OWN} is claimed: models that were trained on neither tell train rows from test rows with an AUC of {value:.3f} "
+                               f"[{interval.low:.3f}, {interval.high:.3f}], so the rows differ in other ways, as after a cut by time", "not applicable")  # fmt: skip
+
+
 def _note(court: _Court, trial: Trial) -> str:
+    twice = court.game.twice
+    doubled = f"; {twice:,} rows stand in train and in test, and count as trained on: take them out of test" if twice else ""
     if court.game.shadows is None:
         return ("no recipe: train rows of the given model against test rows; attacks that train models of their own find more, "
-                "and rows that differ in other ways count as leakage")  # fmt: skip
-    return (f"{len(trial.scores)} models trained by the whole recipe, defences included, on halves of {len(court.game.records):,} records; "
-            f"they are right on {court.game.accuracy.mean():.1%} of the records left out")  # fmt: skip
+                f"and rows that differ in other ways count as leakage{doubled}")  # fmt: skip
+    parts = "halves" if court.game.folds == 2 else f"all but one of {court.game.folds} parts"
+    return (f"{len(trial.scores)} models trained by the whole recipe, defences included, on {parts} of {len(court.game.records):,} records; "
+            f"they are right on {court.game.accuracy.mean():.1%} of the records left out{doubled}")  # fmt: skip
 
 
 def _control(court: _Court, name: str, method: Method, trial: Trial) -> tuple[Finding, Skip | None]:
@@ -166,16 +226,31 @@ def _section(court: _Court, findings: list[Finding], trials: Mapping[str, Trial]
     ordered = _worst_first(findings)
     risk = at_risk(trials[ordered[0].method], court.game.records.ids)
     said = _named(risk) if court.game.shadows is not None else ""
+    groups, who = _grouped(court, trials[ordered[0].method])
     ordered[0] = replace(ordered[0], headline=True, note=f"{ordered[0].note}{said}")
     evidence: dict[str, Array] = {"members": next(iter(trials.values())).members, "own_members": court.game.inside, "ids": court.game.records.ids,
-                                  "shadow_accuracy": court.game.accuracy, **risk}  # fmt: skip
+                                  "shadow_accuracy": court.game.accuracy, "half": _half(court), **risk, **groups}  # fmt: skip
     for name, trial in trials.items():
         evidence |= {f"{name}_scores": trial.scores, f"{name}_control": trial.control, f"{name}_control_members": trial.control_members}
         evidence |= {} if trial.own is None else {f"{name}_own": trial.own}
     statement = privacy_of(court.case.model) if court.case.recipe is None else stated_by(court.case.recipe)
     picture = roc_figure(trials, statement, rng_for(court.case.seed, "privacy", "figure"))
     pictures = (picture, risk_figure(risk)) if court.game.shadows is not None and len(risk["at_risk_ids"]) else (picture,)
-    return replace(empty, findings=tuple(ordered), figures=pictures, evidence=evidence)
+    return replace(empty, findings=tuple(ordered), figures=(*pictures, *who), evidence=evidence)
+
+
+def _grouped(court: _Court, trial: Trial) -> tuple[dict[str, Array], tuple[Figure, ...]]:
+    """Who leaks most, as evidence and as a picture; nothing where too few models or groups could say it."""
+    game = court.game
+    if game.shadows is None or not enough(int((~trial.members).sum()), FPRS[0]):
+        return {}, ()
+    groups = groups_of(game.records, game.right)
+    if len(groups) < 2:
+        return {}, ()
+    found = by_group(trial.scores, trial.members, groups, FPRS[0], rng_for(court.case.seed, "privacy", "groups"))
+    evidence = {"group_names": found.names, "group_sizes": found.sizes, "group_hits": found.hits, "group_alarms": found.alarms,
+                "group_intervals": found.intervals}  # fmt: skip
+    return evidence, (group_figure(found),)
 
 
 def _worst_first(findings: list[Finding]) -> list[Finding]:

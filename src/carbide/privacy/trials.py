@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from carbide.privacy.shadows import Recorded, Shadows, train_shadows
+from carbide.privacy.shadows import Prober, Recorded, Shadows, Wanted, ask, no_shadows, train_shadows
 from carbide.registry import Method
 from carbide.run import remember, track
 from carbide.types import Array, Case, Dataset, InputError, Model, decide, rng_for
@@ -25,21 +27,41 @@ RECORDS = 5000  # records that are asked about; more would only narrow the inter
 class Game:
     """The records that are asked about, which of them the given model holds (``inside`` ``(n,)``), and the shadow models.
 
-    ``mixed`` are the same shadow models with memberships drawn anew. Both are None without a recipe.
+    ``mixed`` are the same shadow models with memberships drawn anew. Both are None without a recipe. ``wanted`` is what
+    the methods ask of every model besides, and ``twice`` counts rows that were given to train and to test.
     """
 
     records: Dataset
     inside: Array
     shadows: Shadows | None = None
     mixed: Shadows | None = None
+    wanted: Wanted = field(default_factory=Wanted)
+    twice: int = 0
+
+    @property
+    def folds(self) -> int:
+        """Into how many folds the rows were cut: each target was trained on all but one."""
+        return 2 if self.shadows is None else self.shadows.folds
 
     @property
     def accuracy(self) -> Array:
         """Each shadow model's accuracy on the records that it was not trained on ``(m,)``."""
         if self.shadows is None:
             return np.zeros(0)
-        right = np.stack([decide(answers) == self.records.y for answers in self.shadows.answers])
-        return np.where(self.shadows.members, 0, right).sum(1) / np.maximum(1, (~self.shadows.members).sum(1))
+        return np.where(self.shadows.members, 0, self._hits).sum(1) / np.maximum(1, (~self.shadows.members).sum(1))
+
+    @property
+    def right(self) -> Array:
+        """The share ``(n,)`` of the shadow models not trained on a record that get it right; 0 without shadow models."""
+        if self.shadows is None:
+            return np.zeros(len(self.records))
+        return np.where(self.shadows.members, 0, self._hits).sum(0) / np.maximum(1, (~self.shadows.members).sum(0))
+
+    @functools.cached_property
+    def _hits(self) -> Array:
+        """Which records ``(m, n)`` each shadow model gets right."""
+        assert self.shadows is not None
+        return np.stack([decide(answers) == self.records.y for answers in self.shadows.answers])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,16 +83,46 @@ def asked_for(methods: Mapping[str, Method]) -> int:
     return max((getattr(m, "shadows", 0) for m in methods.values()), default=0) or TARGETS
 
 
-def set_up(case: Case, methods: Mapping[str, Method]) -> Game:
-    """The records in an order that says nothing about who is a member, and trained shadow models where there is a recipe."""
-    pool, trained = _pool(case)
+def set_up(case: Case, methods: Mapping[str, Method], *, folds: int = 2) -> Game:
+    """The records in an order that says nothing about who is a member, and trained shadow models where there is a recipe.
+
+    Raises:
+        InputError: if all rows are members or none is, so that there is nobody to tell apart, or ``folds`` do not fit the rows.
+    """
+    pool, trained, twice = _pool(case)
     chosen = rng_for(case.seed, "privacy", "records").permutation(len(pool))[:RECORDS]
     records = pool.take(chosen)
+    wanted = _wanted(methods, case, pool)
     if case.recipe is None:
-        return Game(records=records, inside=trained[chosen])
-    shadows = train_shadows(case.recipe, pool, asked_for(methods), case.seed, records=chosen)
+        _two_sides(trained[chosen])
+        return Game(records=records, inside=trained[chosen], wanted=wanted, twice=twice)
+    count = asked_for(methods) if folds == 2 else folds * max(2, -(-asked_for(methods) // folds))
+    shadows = train_shadows(case.recipe, pool, count, case.seed, records=chosen, wanted=wanted, folds=folds)
     mixed = shadows.shuffled(records.y, rng_for(case.seed, "privacy", "control"))
-    return Game(records=records, inside=trained[chosen], shadows=shadows, mixed=mixed)
+    return Game(records=records, inside=trained[chosen], shadows=shadows, mixed=mixed, wanted=wanted, twice=twice)
+
+
+def _two_sides(inside: Array) -> None:
+    if inside.all() or not inside.any():
+        side = "was trained on" if inside.all() else "was not trained on"
+        raise InputError(
+            f"the model {side} all {len(inside)} distinct rows, so there is nobody to tell apart; give the train rows it saw and test rows it did not see"
+        )
+
+
+def _wanted(methods: Mapping[str, Method], case: Case, pool: Dataset) -> Wanted:
+    """What the methods ask of every model: validation rows that are not in the pool, and probes."""
+    probes = {repr(method): method for method in methods.values() if isinstance(method, Prober)}
+    if not any(getattr(method, "apart", False) for method in methods.values()):
+        return Wanted(probes=probes)
+    held = {_bytes(row, label) for row, label in zip(np.ascontiguousarray(pool.x), pool.y, strict=True)}
+    rows = case.data.validation
+    fresh = [_bytes(row, label) not in held for row, label in zip(np.ascontiguousarray(rows.x), rows.y, strict=True)]
+    return Wanted(probes=probes, apart=rows.take(np.array(fresh, bool)))
+
+
+def _bytes(row: Array, label: int) -> bytes:
+    return row.tobytes() + int(label).to_bytes(8, "little")
 
 
 def play(name: str, method: Method, case: Case, game: Game) -> Trial:
@@ -81,13 +133,13 @@ def play(name: str, method: Method, case: Case, game: Game) -> Trial:
     """
 
     def compute() -> dict[str, Array]:
-        own = _scores(name, method, case.model, game.records, game.shadows, case.seed, "own", 0)
+        own = _scores(name, method, _own(case, method, game), game.records, _references(game), case.seed, "own", 0)
         if game.shadows is None or game.mixed is None:
             return {"own": own}
         return {"own": own, "scores": _against_all(name, method, case, game.records, game.shadows, "scores"),
                 "control": _against_all(name, method, case, game.records, game.mixed, "control")}  # fmt: skip
 
-    decided = (case.recipe, case.model, case.data.train, game.records, method, case.seed, game.shadows and game.shadows.answers)
+    decided = (case.recipe, case.model, case.data.train, game.records, method, case.seed, game.shadows and game.shadows.answers, *_more(game))
     found = remember(f"privacy {name}", decided, compute)
     if game.shadows is None or game.mixed is None:
         drawn = game.inside[rng_for(case.seed, "privacy", "control").permutation(len(game.inside))]
@@ -96,20 +148,41 @@ def play(name: str, method: Method, case: Case, game: Game) -> Trial:
     return Trial(scores=found["scores"], members=game.shadows.members, control=found["control"], control_members=game.mixed.members, own=found["own"])
 
 
-def _pool(case: Case) -> tuple[Dataset, Array]:
-    """The distinct train and test rows, and which of them the given model was trained on; a row in both parts was."""
+def _own(case: Case, method: Method, game: Game) -> Model:
+    """The given model; where the method has a probe, as a recorded one that was asked what every shadow model was asked."""
+    if not isinstance(method, Prober):
+        return case.model
+    told = ask(case.model, game.records, game.wanted, case.seed)
+    probes = {name: told[f"probe {name}"] for name in game.wanted.probes}
+    return Recorded(records=game.records, answers=told["answers"], probes=probes, apart=game.wanted.apart, apart_answers=told.get("apart"))
+
+
+def _references(game: Game) -> Shadows | None:
+    return no_shadows(game.records, game.wanted.apart) if game.shadows is None and game.wanted.apart is not None else game.shadows
+
+
+def _more(game: Game) -> tuple[Any, ...]:
+    """What decides scores beside the answers on the records."""
+    return (game.wanted.apart, game.shadows and game.shadows.folds, sorted(game.wanted.probes)) if game.wanted or game.folds != 2 else ()
+
+
+def _pool(case: Case) -> tuple[Dataset, Array, int]:
+    """The distinct train and test rows, which of them the given model was trained on (a row in both parts was), and how many are in both."""
     train, test = case.data.train, case.data.test
     both = {name: np.concatenate([getattr(train, name), getattr(test, name)]) for name in ("x", "y", "ids", "source")}
     first: dict[bytes, int] = {}
+    twice: set[bytes] = set()
     for i, (row, label) in enumerate(zip(np.ascontiguousarray(both["x"]), both["y"], strict=True)):
-        first.setdefault(row.tobytes() + int(label).to_bytes(8, "little"), i)
+        said = _bytes(row, label)
+        if first.setdefault(said, i) < len(train) <= i:
+            twice.add(said)
     keep = np.fromiter(first.values(), np.int64, len(first))
-    return replace(train, **both).take(keep), keep < len(train)
+    return replace(train, **both).take(keep), keep < len(train), len(twice)
 
 
 def _against_all(name: str, method: Method, case: Case, records: Dataset, shadows: Shadows, word: str) -> Array:
     targets = track(range(len(shadows)), label=f"{name}, {word}")
-    return np.stack([_scores(name, method, Recorded(records=records, answers=shadows.answers[t]), records, shadows.without(t), case.seed, word, t)
+    return np.stack([_scores(name, method, shadows.target(t, records), records, shadows.without(t), case.seed, word, t)
                      for t in targets])  # fmt: skip
 
 

@@ -95,11 +95,13 @@ def enough(nonmembers: int, fpr: float) -> bool:
     return nonmembers * fpr >= LEAST - 1e-9
 
 
-def roc_intervals(scores: Array, members: Array, fprs: Sequence[float], rng: Rng, *, confidence: float = 0.95, draws: int = 500) -> RocIntervals:
+def roc_intervals(scores: Array, members: Array, fprs: Sequence[float], rng: Rng, *, confidence: float = 0.95, draws: int = 500,
+                  among: Array | None = None) -> RocIntervals:  # fmt: skip
     """Percentile intervals of the pooled curve where whole targets and whole records are drawn with replacement.
 
     ``scores`` and ``members`` are ``(targets, records)``; a single target draws records only. Drawing both ways counts
     the noise of a cell more than once, so these intervals err on the wide side (Owen 2007, the pigeonhole bootstrap).
+    With ``among`` ``(targets, records)`` bool only those cells count.
 
     Raises:
         ValueError: as ``roc``, or if the arrays do not have two axes.
@@ -108,6 +110,7 @@ def roc_intervals(scores: Array, members: Array, fprs: Sequence[float], rng: Rng
         raise ValueError(f"scores has {np.ndim(scores)} axes; give (targets, records)")
     targets, records = scores.shape
     order, ends = _order(scores, members)
+    counted = None if among is None else np.asarray(among, bool).ravel()[order]
     inside = np.asarray(members, bool).ravel()[order]
     target_of, record_of = np.divmod(order, records)
     values = np.full((draws, 1 + len(fprs)), np.nan)
@@ -115,6 +118,8 @@ def roc_intervals(scores: Array, members: Array, fprs: Sequence[float], rng: Rng
         weight_t = np.bincount(rng.integers(targets, size=targets), minlength=targets) if targets > 1 else np.ones(1, np.int64)
         weight_r = np.bincount(rng.integers(records, size=records), minlength=records)
         weight = (weight_t[target_of] * weight_r[record_of]).astype(np.float64)
+        if counted is not None:
+            weight *= counted
         hits = np.concatenate([[0.0], np.cumsum(weight * inside)[ends]])
         alarms = np.concatenate([[0.0], np.cumsum(weight)[ends]]) - hits
         if hits[-1] > 0 and alarms[-1] > 0:

@@ -1,8 +1,8 @@
-"""Carlini et al. 2022, https://arxiv.org/abs/2112.03570: the likelihood-ratio attack (LiRA), online.
+"""Carlini et al. 2022, https://arxiv.org/abs/2112.03570: the likelihood-ratio attack (LiRA), online and offline.
 
 Each record is judged by itself: how does the target's confidence on it compare with models that were trained on it and
 with models that were not? Both groups of confidences, on the logit scale, are taken as Gaussians; the score is the log
-of their likelihood ratio. Variances are shrunk towards the pooled ones, which is all there is with few references.
+of their likelihood ratio; offline there is only the second group, and the score says how far above it the target is. Variances are shrunk towards the pooled ones, which is all there is with few references.
 
 >>> Lira(shadows=64).quick().shadows
 16
@@ -39,6 +39,7 @@ class Lira(Method):
     the pooled variance counts for when a record's own variance is shrunk towards it; with fewer than ``own`` references
     a side the pooled variance is used alone. Answers of exactly 0 or 1, as forests give them, have no logit: the floor
     that keeps them finite is the one that tells members from others best among the references, never on the target.
+    ``offline`` is an attacker whose references hold none of the records: with nothing to compare, the least floor is taken.
     """
 
     threats = (Membership,)
@@ -47,6 +48,7 @@ class Lira(Method):
     shadows: int = 64
     prior: float = 16.0
     own: int = 4
+    offline: bool = False
 
     def __post_init__(self) -> None:
         if self.shadows < 4 or self.shadows % 2:
@@ -57,7 +59,7 @@ class Lira(Method):
             raise InputError(f"own is {self.own}; give a number of references >= 2")
 
     def __call__(self, model: Model, dataset: Dataset, rng: Rng, shadows: Shadows | None) -> Array:
-        """Log likelihood ratios ``(n,)``, higher = member.
+        """Log likelihood ratios ``(n,)``, offline standard deviations above what non-members show; higher = member.
 
         Raises:
             InputError: if there are no shadows, or a record has no reference on one side.
@@ -66,6 +68,9 @@ class Lira(Method):
             raise InputError("LiRA compares with shadow models, and there are none; add a recipe so that they can be trained")
         true, others = odds(shadows.answers, dataset.y)
         least = grain(shadows.answers)
+        if self.offline:
+            outside = self._gaussian(logit(true, others, least), ~shadows.members)
+            return (logit(*odds(model.predict(dataset.x), dataset.y), least) - outside.mean) / np.sqrt(outside.variance)
         floors = [least, *(floor for floor in FLOORS if floor > least)]
         fits = [(floor, *self._fit(logit(true, others, floor), shadows.members)) for floor in floors]
         floor, inside, outside = max(fits, key=lambda fit: _separation(fit[1], fit[2]))
