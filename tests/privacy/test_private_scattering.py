@@ -83,6 +83,7 @@ def test_replacing_a_row_moves_no_sum_by_more_than_is_accounted(seed, classes, c
     assert np.linalg.norm(gradient_sum(rows, y, weights, clip) - gradient_sum(other, labels, weights, clip)) <= 2 * clip * (1 + 1e-5)
     assert np.linalg.norm(gradient_sum(rows[:1], y[:1], weights, clip)) <= clip * (1 + 1e-5)
     assert np.linalg.norm(rows.T @ rows - other.T @ other) <= math.sqrt(2) * (1 + 1e-5)
+    assert np.linalg.norm(rows[:1].T @ rows[:1]) <= 1 + 1e-5
     assert np.linalg.norm(rows.sum(0) - other.sum(0)) <= 2 * (1 + 1e-5)
 
 
@@ -116,6 +117,8 @@ def test_the_account_is_exact(epsilon, steps, clip, centring, damping):
         assert math.sqrt(spent) == pytest.approx(recipe.privacy.mu, rel=2e-5)
         assert math.sqrt(spent) < recipe.privacy.mu  # what rounding may add is paid for
         assert math.isinf(noise.moments) == (size == 10_000 or damping == 0)
+        removed = replace(recipe, neighbours="remove").noise(size)  # leaving a row out moves the sums by half of it, second moments by the root of half
+        np.testing.assert_allclose([2 * removed.mean, math.sqrt(2) * removed.moments, 2 * removed.gradient], [noise.mean, noise.moments, noise.gradient])
 
 
 def test_noise_has_the_scales_that_are_accounted():
@@ -254,7 +257,7 @@ class _Nothing:
 @pytest.mark.parametrize(("options", "words"), [
     ({"epsilon": 0}, "epsilon is 0"), ({"delta": 1}, "delta is 1"), ({"steps": 0}, "steps is 0"), ({"clip": -1}, "clip is -1"),
     ({"rate": math.nan}, "rate is nan"), ({"averaged": 0}, "averaged is 0"), ({"momentum": 1}, "momentum is 1"), ({"damping": -0.1}, "damping is -0.1"),
-    ({"damping": 0.6, "centring": 0.5}, "leaves nothing for gradients"),
+    ({"neighbours": "none"}, "neighbours is 'none'"), ({"damping": 0.6, "centring": 0.5}, "leaves nothing for gradients"),
 ])  # fmt: skip
 def test_wrong_options_are_refused(options, words):
     with pytest.raises(InputError, match=words):

@@ -4,7 +4,8 @@ Images are scattered, normalised in groups of channels and brought to length one
 the rows, all through Gaussian noise: the mean, around which rows are centred; the second moments, whose few directions that
 rise above the noise are damped (what is common to all images would drown what tells them apart); and the gradients. With
 ``n`` public, replacing one row moves the sum of rows by at most 2, that of second moments by ``sqrt(2)`` and that of
-gradients by ``2 clip``, so ``mu^2 = (2 / sigma_mean)^2 + 2 / sigma_moments^2 + steps (2 clip / sigma)^2``.
+gradients by ``2 clip``, so ``mu^2 = (2 / sigma_mean)^2 + 2 / sigma_moments^2 + steps (2 clip / sigma)^2``. Leaving a row out,
+which is what the paper counts, moves them by 1, 1 and ``clip``: ``neighbours: remove`` accounts for that weaker promise.
 
 >>> recipe = ScatteredRecipe(epsilon=3.0)
 >>> round(recipe.privacy.mu, 4), recipe.privacy.words()
@@ -22,13 +23,14 @@ import numpy as np
 
 from carbide.privacy.logistic import ASSUMPTIONS, SEEDED
 from carbide.privacy.scattering import out_shape, scatter
-from carbide.stats.accounting import PrivacyStatement, gdp_mu, noise_for
+from carbide.stats.accounting import ADJACENCY, PrivacyStatement, gdp_mu, noise_for
 from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Rng, Space, digest
 
 TOGETHER = 3  # channels that are normalised together; the 81 of a scattering transform make 27 groups
 CONSTANT = 0.1  # the weight of the intercept
 MOST = 8192  # features up to which second moments are looked at; their matrix would not fit otherwise
 DIRECTIONS = 64  # damped at most
+NEIGHBOURS = {"replace": (ADJACENCY, 2.0, math.sqrt(2)), "remove": ("adding or leaving out one record, their number being taken as public", 1.0, 1.0)}
 FLOOR = 0.2  # of the height of the noise in the second moments: below it nothing is told from noise, and all is treated alike
 ROUNDING = 1 + 1e-5  # more noise by this factor than exact numbers would need, for rows and gradients in single precision
 CHUNK = 1024
@@ -84,7 +86,7 @@ class ScatteredModel:
 
 @dataclass(frozen=True, kw_only=True)
 class ScatteredRecipe:
-    """Trains ``ScatteredModel`` with (``epsilon``, ``delta``)-differential privacy under replacing one row.
+    """Trains ``ScatteredModel`` with (``epsilon``, ``delta``)-differential privacy under replacing one row, or leaving one out.
 
     Of mu squared the share ``centring`` goes to the mean and ``damping`` to the second moments. ``steps`` noisy gradients of
     rows cut to length ``clip`` are followed at ``rate`` with ``momentum``; the model is the mean of the last ``averaged``
@@ -93,13 +95,14 @@ class ScatteredRecipe:
 
     epsilon: float = 3.0
     delta: float = 1e-5
-    steps: int = 80
-    rate: float = 400.0
-    clip: float = 0.1
+    steps: int = 120
+    rate: float = 600.0
+    clip: float = 0.05
     momentum: float = 0.9
     averaged: float = 0.25
     centring: float = 0.01
     damping: float = 0.09
+    neighbours: str = "replace"
     secret_noise: bool = False
 
     def __post_init__(self) -> None:
@@ -115,6 +118,8 @@ class ScatteredRecipe:
         for name in ("momentum", "centring", "damping"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; give a share in [0, 1)")
+        if self.neighbours not in NEIGHBOURS:
+            raise InputError(f"neighbours is {self.neighbours!r}; choose {' or '.join(NEIGHBOURS)}")
         if self.centring + self.damping >= 1:
             raise InputError(f"centring is {self.centring} and damping {self.damping}, which leaves nothing for gradients; give shares that sum below 1")
 
@@ -123,18 +128,20 @@ class ScatteredRecipe:
         """What every model that this recipe trains promises, whatever the rows."""
         said = [words for words in ASSUMPTIONS if not words.startswith(("the bounds", "noise in"))]
         said += ["noise in floating-point numbers counts as exact Gaussian noise", *([] if self.secret_noise else [SEEDED])]
-        return PrivacyStatement(epsilon=self.epsilon, delta=self.delta, mu=gdp_mu(self.epsilon, self.delta), assumptions=tuple(said))
+        return PrivacyStatement(epsilon=self.epsilon, delta=self.delta, mu=gdp_mu(self.epsilon, self.delta),
+                                adjacency=NEIGHBOURS[self.neighbours][0], assumptions=tuple(said))  # fmt: skip
 
     def noise(self, features: int) -> Noise:
         """The standard deviations of the noise where images have that many features."""
         assert self.privacy.mu is not None
+        _, row, square = NEIGHBOURS[self.neighbours]
         mu, damping = self.privacy.mu / ROUNDING, self.damping if features <= MOST else 0.0
 
         def part(share: float, sensitivity: float, steps: int = 1) -> float:
             return noise_for(mu * math.sqrt(share), steps=steps, sensitivity=sensitivity) if share else math.inf
 
-        return Noise(mean=part(self.centring, 2.0), moments=part(damping, math.sqrt(2)),
-                     gradient=part(1 - self.centring - damping, 2 * self.clip, self.steps))  # fmt: skip
+        return Noise(mean=part(self.centring, row), moments=part(damping, square),
+                     gradient=part(1 - self.centring - damping, row * self.clip, self.steps))  # fmt: skip
 
     def fit(self, dataset: Dataset, rng: Rng) -> ScatteredModel:
         """A model trained on the images with noise from the rng.
@@ -219,7 +226,8 @@ def noisy_directions(rows: Array, sigma: float, noise: Rng) -> tuple[Array, Arra
     values, vectors = eigsh(noisy_moments(rows, sigma, noise) / np.float32(n), k=min(DIRECTIONS, d - 1), which="LA", v0=np.ones(d, np.float32))
     height = sigma * math.sqrt(2 * d) / n
     above = values > 1.02 * height
-    return np.ascontiguousarray(vectors.T[above], np.float32), np.sqrt(FLOOR * height / values[above]).astype(np.float32)
+    level = max(FLOOR * height, float(values.min()) if above.all() else 0.0)  # where more directions rise than are looked at, down to the last of them
+    return np.ascontiguousarray(vectors.T[above], np.float32), np.sqrt(level / values[above]).astype(np.float32)
 
 
 def noisy_moments(rows: Array, sigma: float, noise: Rng) -> Array:

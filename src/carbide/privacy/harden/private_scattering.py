@@ -23,7 +23,7 @@ from carbide.types import Case, InputError, Membership, Recipe, Threat
 class PrivateScattering(Method):
     """Trains a linear model of scattered images with an accounted (epsilon, delta) instead of the recipe's model.
 
-    The account is for replacing one image; ``steps``, ``rate``, ``clip`` and ``momentum`` are those of the noisy gradient
+    The account is for replacing one image (``neighbours: remove``: for leaving one out); ``steps``, ``rate``, ``clip`` and ``momentum`` are those of the noisy gradient
     descent, ``centring`` and ``damping`` the shares of mu squared that the mean and the second moments of the features get.
     """
 
@@ -31,12 +31,13 @@ class PrivateScattering(Method):
     default: ClassVar[bool] = False
     epsilon: float = 3.0
     delta: float = 1e-5
-    steps: int = 80
-    rate: float = 400.0
-    clip: float = 0.1
+    steps: int = 120
+    rate: float = 600.0
+    clip: float = 0.05
     momentum: float = 0.9
     centring: float = 0.01
     damping: float = 0.09
+    neighbours: str = "replace"
     secret_noise: bool = False
 
     def __post_init__(self) -> None:
