@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from carbide.privacy.logistic import ASSUMPTIONS, SEEDED
+from carbide.privacy.logistic import ASSUMPTIONS, SEEDED, probabilities
 from carbide.privacy.scattering import out_shape, scatter
 from carbide.stats.accounting import ADJACENCY, PrivacyStatement, gdp_mu, noise_for
 from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Rng, Space, digest
@@ -62,7 +62,7 @@ class ScatteredModel:
         out = np.empty((len(x), self.classes))
         for first in range(0, len(x), CHUNK):
             rows = damped_(centred_(features(x[first : first + CHUNK]), self.centre), self.directions, self.gains)
-            out[first : first + CHUNK] = _probabilities(rows @ self.weights[:, :-1].T + np.float32(CONSTANT) * self.weights[:, -1])
+            out[first : first + CHUNK] = probabilities((rows @ self.weights[:, :-1].T + np.float32(CONSTANT) * self.weights[:, -1]).astype(np.float64))
         return out
 
     def at(self, threshold: float) -> ScatteredModel:
@@ -279,7 +279,7 @@ def gradient_sum(rows: Array, y: Array, weights: Array, clip: float) -> Array:
     scale = np.float32(1 / math.sqrt(1 + CONSTANT**2))  # with the constant a row has length at most one
     for first in range(0, len(rows), CHUNK):
         part, labels = rows[first : first + CHUNK], y[first : first + CHUNK]
-        residual = _probabilities(part @ weights[:, :-1].T + np.float32(CONSTANT) * weights[:, -1])
+        residual = probabilities((part @ weights[:, :-1].T + np.float32(CONSTANT) * weights[:, -1]).astype(np.float64))
         residual[np.arange(len(labels)), labels] -= 1
         residual = (residual[:, 1:] if len(weights) == 1 else residual).astype(np.float32)
         length = np.sqrt(np.einsum("nh,nh->n", residual, residual))
@@ -287,11 +287,3 @@ def gradient_sum(rows: Array, y: Array, weights: Array, clip: float) -> Array:
         total[:, :-1] += residual.T @ part
         total[:, -1] += np.float32(CONSTANT) * residual.sum(0)
     return total
-
-
-def _probabilities(logits: Array) -> Array:
-    logits = logits.astype(np.float64)
-    if logits.shape[1] == 1:
-        logits = np.column_stack([np.zeros(len(logits)), logits[:, 0]])
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
