@@ -79,21 +79,23 @@ def table(n: int, seed: int, *, noise: float = 0.0) -> Dataset:
     return dataset_of(x, y, space=Space.table(NAMES, lower=np.zeros(4), upper=np.ones(4)), classes=2)
 
 
-def images(n: int, seed: int) -> Dataset:
-    """Images 1x6x6 of two classes: bright left half or bright right half, with noise."""
+def images(n: int, seed: int, side: int = 6) -> Dataset:
+    """Images of ``side`` x ``side`` pixels of two classes: bright left half or bright right half, with noise."""
     rng = np.random.default_rng(seed)
     y = rng.integers(2, size=n)
-    x = rng.uniform(0, 0.5, size=(n, 1, 6, 6))
-    x[y == 0, :, :, :3] += 0.3
-    x[y == 1, :, :, 3:] += 0.3
-    return dataset_of(x.clip(0, 1), y, space=Space.image((1, 6, 6)), classes=2)
+    x = rng.uniform(0, 0.5, size=(n, 1, side, side))
+    x[y == 0, :, :, : side // 2] += 0.3
+    x[y == 1, :, :, side // 2 :] += 0.3
+    return dataset_of(x.clip(0, 1), y, space=Space.image((1, side, side)), classes=2)
 
 
 @functools.cache
 def splits(kind: str, noise: float = 0.0) -> Splits:
-    """240 training, 120 validation and 160 test rows of one kind (1,600 training rows for ``many``)."""
+    """240 training, 120 validation and 160 test rows of one kind (1,600 training rows for ``many``, images of 16 x 16 for ``large images``)."""
     if kind == "many":
         return Splits(train=table(1600, 1), validation=table(400, 2), test=table(160, 3))
+    if kind == "large images":
+        return Splits(train=images(240, 1, 16), validation=images(120, 2, 16), test=images(160, 3, 16))
     make = (lambda n, seed: table(n, seed, noise=noise)) if kind == "table" else images
     return Splits(train=make(240, 1), validation=make(120, 2), test=make(160, 3))
 
@@ -190,6 +192,7 @@ def _all() -> tuple[World, ...]:
         World(name="boosted, members", case=Case(model=fit(boosted, noisy), data=noisy, recipe=boosted), threat=Membership()),
         World(name="linear, members", case=Case(model=fit(linear, noisy), data=noisy, recipe=linear), threat=Membership()),
         World(name="net, members", case=Case(model=fit(torch_recipe(tables), tables), data=tables, recipe=torch_recipe(tables)), threat=Membership()),
+        World(name="linear images, members", case=Case(model=fit(linear, splits("large images")), data=splits("large images"), recipe=linear), threat=Membership()),
         World(name="linear, queries", case=Case(model=fit(linear, tables), data=tables, recipe=linear), threat=Queries(n=100)),
         claim_world("sound claim", 20.0), claim_world("broken claim", 0.0),
     ]  # fmt: skip

@@ -87,7 +87,7 @@ class PrivateLogistic:
         """Probabilities ``(n, k)`` float64."""
         if len(x) == 0:
             return np.zeros((0, self.classes))
-        return _probabilities(self.scaling.rows(self.scaling.ball(x, self.space), self.centre) @ self.weights.T)
+        return probabilities(self.scaling.rows(self.scaling.ball(x, self.space), self.centre) @ self.weights.T)
 
     def at(self, threshold: float) -> PrivateLogistic:
         """The same model deciding at another threshold."""
@@ -164,7 +164,7 @@ class PrivateLogisticRecipe:
         Raises:
             InputError: if a feature has no finite bounds, or delta is not below one over the number of rows.
         """
-        _check(dataset, self.delta)
+        check(dataset, self.delta)
         noise = np.random.default_rng() if self.secret_noise else rng
         ball = self.scaling.ball(dataset.x, dataset.space)
         centre = np.zeros(ball.shape[1])
@@ -195,7 +195,7 @@ class PrivateLogisticRecipe:
 def gradient_sum(rows: Array, y: Array, weights: Array, clip: float) -> Array:
     """The sum ``(h, d + 1)`` over rows of the gradient of the log loss, each row's cut to length ``clip``."""
     logits = rows @ weights.T
-    residual = _probabilities(logits)
+    residual = probabilities(logits)
     residual[np.arange(len(y)), y] -= 1
     if len(weights) == 1:
         residual = residual[:, 1:]
@@ -215,14 +215,20 @@ def descend(rows: Array, y: Array, heads: int, recipe: PrivateLogisticRecipe, no
     return total / (recipe.steps - first)
 
 
-def _probabilities(logits: Array) -> Array:
+def probabilities(logits: Array) -> Array:
+    """Probabilities ``(n, k)`` of logits ``(n, k)``, or of the one logit of class 1 ``(n, 1)``."""
     if logits.shape[1] == 1:
         logits = np.column_stack([np.zeros(len(logits)), logits[:, 0]])
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
 
 
-def _check(dataset: Dataset, delta: float) -> None:
+def check(dataset: Dataset, delta: float) -> None:
+    """Whether a table can be trained on privately.
+
+    Raises:
+        InputError: if a feature has no finite bounds, or delta is not below one over the number of rows.
+    """
     space = dataset.space
     endless = np.flatnonzero(~(np.isfinite(space.lower) & np.isfinite(space.upper)).ravel())
     if len(endless):

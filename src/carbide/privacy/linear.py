@@ -1,0 +1,188 @@
+"""A private linear model of a table whose settings follow from the public number of rows, and its exact account.
+
+As ``privacy.logistic``, with two differences. How many noisy gradients are followed, how fast, and whether the mean and the
+second moments of the rows are asked for at all is decided by ``n mu``, what the noise leaves to be seen; so nothing is tuned
+on the rows. And the directions of most variance, where their second moments rise above the noise, are damped. With ``n``
+public, ``mu^2 = (2 / sigma_mean)^2 + 2 / sigma_moments^2 + steps (2 clip / sigma)^2``.
+
+>>> recipe = PrivateLinearRecipe(epsilon=1.0, delta=1e-5)
+>>> [recipe.settings(n, 10).steps for n in (100, 1000, 100_000)]
+[5, 40, 100]
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from carbide.privacy.logistic import ASSUMPTIONS, SEEDED, Scaling, check, gradient_sum, probabilities
+from carbide.privacy.scattered import ROUNDING, Noise, noisy_directions, noisy_mean
+from carbide.stats.accounting import PrivacyStatement, gdp_mu, noise_for
+from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Rng, Space, digest
+
+STEPS = (5, 100)  # at least, at most
+PACE = 0.15  # steps by unit of n mu
+RATE = 80.0
+CALM = 300.0  # n mu above which the rate grows, as its root, up to FASTER times
+FASTER = 4.0
+SHARE = 0.15  # of mu squared for the mean, and for the second moments, where they are asked for
+BLURRED = 0.4  # the mean is asked for where its noise is expected to be shorter than this; rows have length one
+HIGH = 0.1  # second moments are asked for where their noise ends below this
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is decided by the number of rows and features: ``steps``, ``rate``, and the shares of mu squared for mean and second moments."""
+
+    steps: int
+    rate: float
+    centring: float
+    damping: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PrivateLinear:
+    """A linear model ``weights`` ``(h, d + 1)`` around a ``centre`` ``(d,)``, with ``directions`` ``(r, d)`` damped by ``gains`` ``(r,)``."""
+
+    weights: Array
+    centre: Array
+    directions: Array
+    gains: Array
+    scaling: Scaling
+    privacy: PrivacyStatement
+    space: Space
+    classes: int
+    threshold: float = 0.5
+
+    @property
+    def access(self) -> Access:
+        """Labels and scores."""
+        return BLACK_BOX
+
+    def predict(self, x: Array) -> Array:
+        """Probabilities ``(n, k)`` float64."""
+        if len(x) == 0:
+            return np.zeros((0, self.classes))
+        ball = self.scaling.ball(x, self.space)
+        return probabilities(_rows(ball, self.centre, self.directions, self.gains, self.scaling) @ self.weights.T)
+
+    def at(self, threshold: float) -> PrivateLinear:
+        """The same model deciding at another threshold."""
+        return replace(self, threshold=threshold)
+
+    def digest(self) -> str:
+        """A hash of everything that decides its answers."""
+        return digest(self.weights, self.centre, self.directions, self.gains, self.scaling, self.space, self.threshold)
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain values and arrays."""
+        return {"weights": self.weights, "centre": self.centre, "directions": self.directions, "gains": self.gains, "scaling": asdict(self.scaling),
+                "privacy": self.privacy.to_state(), "space": self.space, "classes": self.classes, "threshold": self.threshold}  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> PrivateLinear:
+        """The model that ``to_state`` was taken from."""
+        return cls(**{**state, "scaling": Scaling(**state["scaling"]), "privacy": PrivacyStatement.from_state(state["privacy"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateLinearRecipe:
+    """Trains ``PrivateLinear`` with (``epsilon``, ``delta``)-differential privacy under replacing one row; the number of rows is public.
+
+    Each row's gradient is cut to length ``clip``; the model is the mean of the last ``averaged`` share of the iterates.
+    ``secret_noise`` draws the noise from the operating system: nobody can repeat it.
+    """
+
+    epsilon: float = 1.0
+    delta: float = 1e-5
+    clip: float = 0.1
+    averaged: float = 0.25
+    scaling: Scaling = Scaling(curve=1.0, constant=0.3)
+    secret_noise: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epsilon", "clip"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise InputError(f"{name} is {getattr(self, name)}; give a number > 0")
+        if not 0 < self.delta < 1:
+            raise InputError(f"delta is {self.delta}; give a probability in (0, 1), well below one over the number of rows")
+        if not 0 < self.averaged <= 1:
+            raise InputError(f"averaged is {self.averaged}; give a share in (0, 1]")
+
+    @functools.cached_property
+    def privacy(self) -> PrivacyStatement:
+        """What every model that this recipe trains promises, whatever the rows."""
+        assumptions = ASSUMPTIONS if self.secret_noise else (*ASSUMPTIONS, SEEDED)
+        return PrivacyStatement(epsilon=self.epsilon, delta=self.delta, mu=gdp_mu(self.epsilon, self.delta), assumptions=assumptions)
+
+    @property
+    def mu(self) -> float:
+        """What the noise is made for: a little less than is promised, for rounding."""
+        assert self.privacy.mu is not None
+        return self.privacy.mu / ROUNDING
+
+    def settings(self, n: int, d: int) -> Settings:
+        """The settings for ``n`` rows of ``d`` features."""
+        seen = n * self.mu
+        steps = int(np.clip(round(PACE * seen), *STEPS))
+        blur = 2 * math.sqrt(d / SHARE) / seen
+        height = math.sqrt(2) * math.sqrt(2 * d / SHARE) / seen
+        return Settings(steps=steps, rate=RATE * min(FASTER, max(1.0, math.sqrt(seen / CALM))), centring=SHARE if blur < BLURRED else 0.0,
+                        damping=SHARE if height < HIGH else 0.0)  # fmt: skip
+
+    def noise(self, settings: Settings) -> Noise:
+        """The standard deviations of the noise."""
+
+        def part(share: float, sensitivity: float, steps: int = 1) -> float:
+            return noise_for(self.mu * math.sqrt(share), steps=steps, sensitivity=sensitivity) if share else math.inf
+
+        return Noise(mean=part(settings.centring, 2.0), moments=part(settings.damping, math.sqrt(2)),
+                     gradient=part(1 - settings.centring - settings.damping, 2 * self.clip, settings.steps))  # fmt: skip
+
+    def fit(self, dataset: Dataset, rng: Rng) -> PrivateLinear:
+        """A model trained on the data set with noise from the rng.
+
+        Raises:
+            InputError: if a feature has no finite bounds, or delta is not below one over the number of rows.
+        """
+        check(dataset, self.delta)
+        source = np.random.default_rng() if self.secret_noise else rng
+        ball = self.scaling.ball(dataset.x, dataset.space)
+        settings = self.settings(*ball.shape)
+        noise = self.noise(settings)
+        centre = noisy_mean(ball, noise.mean, source)
+        directions, gains = noisy_directions(_unit(ball - centre), noise.moments, source)
+        rows = _rows(ball, centre, directions, gains, self.scaling)
+        weights = self._descend(rows, dataset.y, 1 if dataset.classes == 2 else dataset.classes, settings, noise.gradient, source)
+        return PrivateLinear(weights=weights, centre=centre, directions=directions, gains=gains, scaling=self.scaling, privacy=self.privacy,
+                             space=dataset.space, classes=dataset.classes)  # fmt: skip
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides the training."""
+        return {"recipe": "private linear model", **asdict(self)}
+
+    def _descend(self, rows: Array, y: Array, heads: int, settings: Settings, sigma: float, noise: Rng) -> Array:
+        """The mean of the last iterates ``(heads, d + 1)`` of noisy gradient descent from zero."""
+        weights = np.zeros((heads, rows.shape[1]))
+        total, first = np.zeros_like(weights), int(settings.steps * (1 - self.averaged))
+        for step in range(settings.steps):
+            noisy = gradient_sum(rows, y, weights, self.clip) + sigma * noise.standard_normal(weights.shape)
+            weights = weights - settings.rate / len(rows) * noisy
+            if step >= first:
+                total += weights
+        return total / (settings.steps - first)
+
+
+def _rows(ball: Array, centre: Array, directions: Array, gains: Array, scaling: Scaling) -> Array:
+    """Rows ``(n, d + 1)`` of length at most one: the direction from the centre, damped, and the constant."""
+    away = _unit(ball - centre)
+    away = away - ((away @ directions.T) * (1 - gains)) @ directions
+    return scaling.rows(away, np.zeros(away.shape[1]))
+
+
+def _unit(rows: Array) -> Array:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
