@@ -26,6 +26,7 @@ from carbide.models.operating import calibrated
 from carbide.types import Array, Dataset, FeatureBudget, LpBall, Price, PriceTable, Space, rng_for
 
 NEVER = 1e6
+CLEAR = 1e-3  # rows that a smaller change frees are left out: ART's attacks work in single precision and do not end on them
 
 
 def logged(x: Array) -> Array:
@@ -63,10 +64,17 @@ def peers(model: Any, counted: Callable[[Array], Array], seed: int) -> dict[str,
         return np.stack([1 - moved, moved], 1).astype(np.float32)
 
     box = BlackBoxClassifier(shifted, (len(model.space.names),), 2, clip_values=(0.0, 1.0))
-    return {"ART ZOO": lambda x: ZooAttack(box, max_iter=80, learning_rate=0.1, nb_parallel=8, variable_h=0.2, use_resize=False, use_importance=False,
+    return {"ART ZOO": lambda x: ZooAttack(box, max_iter=100, learning_rate=0.1, nb_parallel=8, variable_h=0.2, use_resize=False, use_importance=False,
                                            batch_size=1, verbose=False).generate(x),
-            "ART HopSkipJump": lambda x: HopSkipJump(box, norm=2, max_iter=20, max_eval=1000, init_eval=100, verbose=False).generate(x),
-            "ART BoundaryAttack": lambda x: BoundaryAttack(box, targeted=False, max_iter=500, verbose=False).generate(x)}  # fmt: skip
+            "ART HopSkipJump": lambda x: HopSkipJump(box, norm=2, max_iter=50, max_eval=1000, init_eval=100, verbose=False).generate(x),
+            "ART BoundaryAttack": lambda x: BoundaryAttack(box, targeted=False, max_iter=1000, verbose=False).generate(x)}  # fmt: skip
+
+
+def judged(model: Any, rows: Array, witness: Array) -> tuple[Array, Array, Array]:
+    """Which changed rows pass, and at what L1 and L2 distance (inf where they do not)."""
+    witness = witness.clip(model.space.lower, model.space.upper)
+    hit, change = model.predict(witness)[:, 1] < model.threshold, witness - rows
+    return hit, np.where(hit, np.abs(change).sum(1), np.inf), np.where(hit, np.sqrt((change**2).sum(1)), np.inf)
 
 
 def main() -> None:
@@ -76,8 +84,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     model, rows = world(options.seed)
-    rows, y = rows[: options.rows], np.ones(min(options.rows, len(rows)), np.int64)
     prices = PriceTable(prices={name: Price(up=1.0, down=1.0) for name in model.space.names})
+    every = CheapestTree().solve(model, rows, np.ones(len(rows), np.int64), FeatureBudget(money=NEVER, prices=prices))
+    clear = every.cost > CLEAR
+    rows = rows[clear][: options.rows]
+    y = np.ones(len(rows), np.int64)
     asked = [0]
 
     def counted(x: Array) -> Array:
@@ -87,7 +98,7 @@ def main() -> None:
     money = FeatureBudget(money=NEVER, prices=prices)
     ours: dict[str, Callable[[Array], Array]] = {
         "Carbide cheapest_tree, price": lambda x: CheapestTree().solve(model, x, y[: len(x)], money).witness,
-        "Carbide cheapest_tree, L2": lambda x: CheapestTree().solve(model, x, y[: len(x)], LpBall(p=2, eps=NEVER)).witness,
+        "Carbide cheapest_tree, L2": lambda x: CheapestTree().solve(model, x, y[: len(x)], LpBall(p=2, eps=10.0)).witness,
         "Carbide boundary, price (black box)": lambda x: Boundary(queries=2000)(model, x, y[: len(x)], money, rng_for(options.seed, "boundary"))}  # fmt: skip
     for name in list(ours)[:2]:
         ours[name](rows[:1])  # compiles
@@ -96,11 +107,13 @@ def main() -> None:
         asked[0], start = 0, time.perf_counter()
         witness = np.asarray(attack(rows.copy() if name.startswith("Carbide") else rows.astype(np.float32)), np.float64)
         seconds = time.perf_counter() - start
-        witness = witness.clip(model.space.lower, model.space.upper)
-        change = np.where(np.abs(witness - rows) > 1e-6, witness - rows, 0.0)  # what single precision alone moved is given back
-        witness = rows + change
-        hit = model.predict(witness)[:, 1] < model.threshold
-        found[name] = np.where(hit, np.abs(change).sum(1), np.inf), np.where(hit, np.sqrt((change**2).sum(1)), np.inf)
+        print(f"{name}: {seconds:.1f} s", flush=True)
+        hit, price, distance = judged(model, rows, witness)
+        if not name.startswith("Carbide"):  # what single precision alone moved is given back where the row passes without it
+            tidy = judged(model, rows, np.where(np.abs(witness - rows) > 1e-6, witness, rows))
+            hit, price, distance = np.where(tidy[0], tidy, (hit, price, distance))
+            hit = hit.astype(bool)
+        found[name] = price, distance
         l1, l2 = (np.median(v[hit]) if hit.any() else np.nan for v in found[name])
         table.append({"attack": name, "rows evaded": f"{int(hit.sum())} of {len(rows)}", "median price, $ (L1)": f"{l1:.3f}", "median L2": f"{l2:.3f}",
                       "queries a row": f"{asked[0] / len(rows):,.0f}" if asked[0] else "", "ms a row": f"{1e3 * seconds / len(rows):.2f}"})  # fmt: skip
@@ -114,7 +127,7 @@ def main() -> None:
                      f"{bool((exact[hit] <= price[hit] + 1e-6).all() and (near[hit] <= distance[hit] + 1e-6).all())}; median ratio of prices "
                      f"{np.median(price[hit] / np.maximum(exact[hit], 1e-9)) if hit.any() else np.nan:.1f}, of L2 {np.median(distance[hit] / np.maximum(near[hit], 1e-9)) if hit.any() else np.nan:.1f}.")  # fmt: skip
     record("Black-box attacks on boosted trees", table,
-           protocol=f"Ethereum accounts, split of seed {options.seed}, XGBoost with 100 trees of depth 6 at 1% false positives; {len(rows)} frauds that it catches; one "
+           protocol=f"Ethereum accounts, split of seed {options.seed}, XGBoost with 100 trees of depth 6 at 1% false positives; {len(rows)} of the {int(clear.sum())} frauds that it catches and no change under ${CLEAR:g} frees ({int((~clear).sum())} others are); one "
                     "thread.",
            notes=notes)  # fmt: skip
 
