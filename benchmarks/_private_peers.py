@@ -31,7 +31,11 @@ def forest(x, y, lower, upper, epsilon, delta, seed):
     """diffprivlib's random forest."""
     from diffprivlib.models import RandomForestClassifier
 
-    return RandomForestClassifier(epsilon=epsilon, bounds=(lower, upper), classes=np.unique(y), n_estimators=10, random_state=seed).fit(x, y).predict_proba
+    return (
+        RandomForestClassifier(epsilon=epsilon, bounds=(lower, upper), classes=np.unique(y), n_estimators=10, random_state=seed)
+        .fit(x, y)
+        .predict_proba
+    )
 
 
 def additive(x, y, lower, upper, epsilon, delta, seed):

@@ -29,6 +29,12 @@ def test_the_account_is_exact(epsilon, n, d, clip):
     spent = (2 / noise.mean) ** 2 + 2 / noise.moments**2 + chosen.steps * (2 * clip / noise.gradient) ** 2
     assert math.sqrt(spent) == pytest.approx(recipe.privacy.mu, rel=2e-5)
     assert math.sqrt(spent) < recipe.privacy.mu
+    weaker = replace(recipe, neighbours="remove")
+    chosen = weaker.settings(n, d)
+    noise = weaker.noise(chosen)
+    spent = (1 / noise.mean) ** 2 + 1 / noise.moments**2 + chosen.steps * (clip / noise.gradient) ** 2
+    assert math.sqrt(spent) == pytest.approx(recipe.privacy.mu, rel=2e-5)
+    assert "leaving out" in weaker.privacy.adjacency != recipe.privacy.adjacency
 
 
 @given(st.integers(0, 10_000), st.integers(2, 4))
@@ -47,6 +53,7 @@ def test_replacing_a_row_moves_no_sum_by_more_than_is_accounted(seed, classes):
         assert (np.linalg.norm(whole, axis=1) <= 1 + 1e-12).all()
         sums.append((ball.sum(0), away.T @ away, gradient_sum(whole, targets, weights, recipe.clip)))
     moved = [np.linalg.norm(a - b) for a, b in zip(*sums, strict=True)]
+    assert np.linalg.norm(ball[0]) <= 1 + 1e-12
     assert (np.array(moved) <= np.array([2, math.sqrt(2), 2 * recipe.clip]) * (1 + 1e-9)).all()
 
 
@@ -73,7 +80,7 @@ def test_no_distinguisher_beats_the_bound_and_a_broken_one_is_caught(damped, mon
     honest = PrivateLinearRecipe(epsilon=2.0, delta=1e-3)
     assert bool(honest.settings(16, 3).damping) == damped
 
-    def holds(recipe, runs=600):
+    def holds(recipe, runs=400):
         scores = []
         for i, data in enumerate((first, second)):
             models = (recipe.fit(data, rng_for(i, run)) for run in range(runs))
@@ -139,6 +146,7 @@ def test_what_cannot_be_trained_on_is_refused():
 
 @pytest.mark.parametrize(("options", "words"), [
     ({"epsilon": 0}, "epsilon is 0"), ({"delta": 1}, "delta is 1"), ({"clip": math.inf}, "clip is inf"), ({"averaged": 0}, "averaged is 0"),
+    ({"neighbours": ""}, "neighbours is ''"),
 ])  # fmt: skip
 def test_wrong_options_are_refused(options, words):
     with pytest.raises(InputError, match=words):

@@ -117,8 +117,12 @@ def test_the_account_is_exact(epsilon, steps, clip, centring, damping):
         assert math.sqrt(spent) == pytest.approx(recipe.privacy.mu, rel=2e-5)
         assert math.sqrt(spent) < recipe.privacy.mu  # what rounding may add is paid for
         assert math.isinf(noise.moments) == (size == 10_000 or damping == 0)
-        removed = replace(recipe, neighbours="remove").noise(size)  # leaving a row out moves the sums by half of it, second moments by the root of half
-        np.testing.assert_allclose([2 * removed.mean, math.sqrt(2) * removed.moments, 2 * removed.gradient], [noise.mean, noise.moments, noise.gradient])
+        removed = replace(recipe, neighbours="remove").noise(
+            size
+        )  # leaving a row out moves the sums by half of it, second moments by the root of half
+        np.testing.assert_allclose(
+            [2 * removed.mean, math.sqrt(2) * removed.moments, 2 * removed.gradient], [noise.mean, noise.moments, noise.gradient]
+        )
 
 
 def test_noise_has_the_scales_that_are_accounted():
@@ -195,7 +199,9 @@ def digits():
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
-    data = Dataset(x=x.reshape(-1, 1, 8, 8) / 16, y=y, ids=np.arange(len(y)).astype(str), source=np.full(len(y), ""), space=Space.image((1, 8, 8)), classes=10)
+    data = Dataset(
+        x=x.reshape(-1, 1, 8, 8) / 16, y=y, ids=np.arange(len(y)).astype(str), source=np.full(len(y), ""), space=Space.image((1, 8, 8)), classes=10
+    )
     return data.take(np.arange(1200)), data.take(np.arange(1200, 1797))
 
 

@@ -3,7 +3,8 @@
 As ``privacy.logistic``, with two differences. How many noisy gradients are followed, how fast, and whether the mean and the
 second moments of the rows are asked for at all is decided by ``n mu``, what the noise leaves to be seen; so nothing is tuned
 on the rows. And the directions of most variance, where their second moments rise above the noise, are damped. With ``n``
-public, ``mu^2 = (2 / sigma_mean)^2 + 2 / sigma_moments^2 + steps (2 clip / sigma)^2``.
+public, ``mu^2 = (2 / sigma_mean)^2 + 2 / sigma_moments^2 + steps (2 clip / sigma)^2`` for replacing one row; for leaving one
+out, ``mu^2 = (1 / sigma_mean)^2 + 1 / sigma_moments^2 + steps (clip / sigma)^2``.
 
 >>> recipe = PrivateLinearRecipe(epsilon=1.0, delta=1e-5)
 >>> [recipe.settings(n, 10).steps for n in (100, 1000, 100_000)]
@@ -20,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from carbide.privacy.logistic import ASSUMPTIONS, SEEDED, Scaling, check, gradient_sum, probabilities
-from carbide.privacy.scattered import ROUNDING, Noise, noisy_directions, noisy_mean
+from carbide.privacy.scattered import NEIGHBOURS, ROUNDING, Noise, noisy_directions, noisy_mean
 from carbide.stats.accounting import PrivacyStatement, gdp_mu, noise_for
 from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Rng, Space, digest
 
 STEPS = (5, 100)  # at least, at most
-PACE = 0.15  # steps by unit of n mu
+PACE = 0.15  # steps by unit of what is seen: n mu, doubled where leaving a row out is all that counts
 RATE = 80.0
-CALM = 300.0  # n mu above which the rate grows, as its root, up to FASTER times
+CALM = 300.0  # what is seen above which the rate grows, as its root, up to FASTER times
 FASTER = 4.0
 SHARE = 0.15  # of mu squared for the mean, and for the second moments, where they are asked for
 BLURRED = 0.4  # the mean is asked for where its noise is expected to be shorter than this; rows have length one
@@ -93,6 +94,7 @@ class PrivateLinear:
 class PrivateLinearRecipe:
     """Trains ``PrivateLinear`` with (``epsilon``, ``delta``)-differential privacy under replacing one row; the number of rows is public.
 
+    ``neighbours: remove`` accounts for leaving one row out instead, a weaker promise that many other tools make.
     Each row's gradient is cut to length ``clip``; the model is the mean of the last ``averaged`` share of the iterates.
     ``secret_noise`` draws the noise from the operating system: nobody can repeat it.
     """
@@ -102,6 +104,7 @@ class PrivateLinearRecipe:
     clip: float = 0.1
     averaged: float = 0.25
     scaling: Scaling = Scaling(curve=1.0, constant=0.3)
+    neighbours: str = "replace"
     secret_noise: bool = False
 
     def __post_init__(self) -> None:
@@ -110,6 +113,8 @@ class PrivateLinearRecipe:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number > 0")
         if not 0 < self.delta < 1:
             raise InputError(f"delta is {self.delta}; give a probability in (0, 1), well below one over the number of rows")
+        if self.neighbours not in NEIGHBOURS:
+            raise InputError(f"neighbours is {self.neighbours!r}; choose {' or '.join(NEIGHBOURS)}")
         if not 0 < self.averaged <= 1:
             raise InputError(f"averaged is {self.averaged}; give a share in (0, 1]")
 
@@ -117,7 +122,8 @@ class PrivateLinearRecipe:
     def privacy(self) -> PrivacyStatement:
         """What every model that this recipe trains promises, whatever the rows."""
         assumptions = ASSUMPTIONS if self.secret_noise else (*ASSUMPTIONS, SEEDED)
-        return PrivacyStatement(epsilon=self.epsilon, delta=self.delta, mu=gdp_mu(self.epsilon, self.delta), assumptions=assumptions)
+        return PrivacyStatement(epsilon=self.epsilon, delta=self.delta, mu=gdp_mu(self.epsilon, self.delta),
+                                adjacency=NEIGHBOURS[self.neighbours][0], assumptions=assumptions)  # fmt: skip
 
     @property
     def mu(self) -> float:
@@ -127,21 +133,23 @@ class PrivateLinearRecipe:
 
     def settings(self, n: int, d: int) -> Settings:
         """The settings for ``n`` rows of ``d`` features."""
-        seen = n * self.mu
+        _, row, square = NEIGHBOURS[self.neighbours]
+        seen = n * self.mu * 2 / row
         steps = int(np.clip(round(PACE * seen), *STEPS))
-        blur = 2 * math.sqrt(d / SHARE) / seen
-        height = math.sqrt(2) * math.sqrt(2 * d / SHARE) / seen
+        blur = row * math.sqrt(d / SHARE) / (n * self.mu)
+        height = square * math.sqrt(2 * d / SHARE) / (n * self.mu)
         return Settings(steps=steps, rate=RATE * min(FASTER, max(1.0, math.sqrt(seen / CALM))), centring=SHARE if blur < BLURRED else 0.0,
                         damping=SHARE if height < HIGH else 0.0)  # fmt: skip
 
     def noise(self, settings: Settings) -> Noise:
         """The standard deviations of the noise."""
+        _, row, square = NEIGHBOURS[self.neighbours]
 
         def part(share: float, sensitivity: float, steps: int = 1) -> float:
             return noise_for(self.mu * math.sqrt(share), steps=steps, sensitivity=sensitivity) if share else math.inf
 
-        return Noise(mean=part(settings.centring, 2.0), moments=part(settings.damping, math.sqrt(2)),
-                     gradient=part(1 - settings.centring - settings.damping, 2 * self.clip, settings.steps))  # fmt: skip
+        return Noise(mean=part(settings.centring, row), moments=part(settings.damping, square),
+                     gradient=part(1 - settings.centring - settings.damping, row * self.clip, settings.steps))  # fmt: skip
 
     def fit(self, dataset: Dataset, rng: Rng) -> PrivateLinear:
         """A model trained on the data set with noise from the rng.

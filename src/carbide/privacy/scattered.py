@@ -62,7 +62,9 @@ class ScatteredModel:
         out = np.empty((len(x), self.classes))
         for first in range(0, len(x), CHUNK):
             rows = damped_(centred_(features(x[first : first + CHUNK]), self.centre), self.directions, self.gains)
-            out[first : first + CHUNK] = probabilities((rows @ self.weights[:, :-1].T + np.float32(CONSTANT) * self.weights[:, -1]).astype(np.float64))
+            out[first : first + CHUNK] = probabilities(
+                (rows @ self.weights[:, :-1].T + np.float32(CONSTANT) * self.weights[:, -1]).astype(np.float64)
+            )
         return out
 
     def at(self, threshold: float) -> ScatteredModel:
@@ -121,7 +123,9 @@ class ScatteredRecipe:
         if self.neighbours not in NEIGHBOURS:
             raise InputError(f"neighbours is {self.neighbours!r}; choose {' or '.join(NEIGHBOURS)}")
         if self.centring + self.damping >= 1:
-            raise InputError(f"centring is {self.centring} and damping {self.damping}, which leaves nothing for gradients; give shares that sum below 1")
+            raise InputError(
+                f"centring is {self.centring} and damping {self.damping}, which leaves nothing for gradients; give shares that sum below 1"
+            )
 
     @functools.cached_property
     def privacy(self) -> PrivacyStatement:
@@ -185,7 +189,9 @@ def check(space: Space, n: int, delta: float) -> None:
         InputError: if the space holds no images large enough, or delta is not below one over n.
     """
     if not space.is_image:
-        raise InputError(f"inputs have the shape {space.shape}, and a scattering transform takes images (channels, height, width); use private_logistic")
+        raise InputError(
+            f"inputs have the shape {space.shape}, and a scattering transform takes images (channels, height, width); use private_logistic"
+        )
     out_shape(space.shape)
     if delta * n >= 1:
         raise InputError(f"delta is {delta:g} for {n} rows, which allows giving one row away; give less than {1 / n:.1g}")
@@ -226,7 +232,9 @@ def noisy_directions(rows: Array, sigma: float, noise: Rng) -> tuple[Array, Arra
     values, vectors = eigsh(noisy_moments(rows, sigma, noise) / np.float32(n), k=min(DIRECTIONS, d - 1), which="LA", v0=np.ones(d, np.float32))
     height = sigma * math.sqrt(2 * d) / n
     above = values > 1.02 * height
-    level = max(FLOOR * height, float(values.min()) if above.all() else 0.0)  # where more directions rise than are looked at, down to the last of them
+    level = max(
+        FLOOR * height, float(values.min()) if above.all() else 0.0
+    )  # where more directions rise than are looked at, down to the last of them
     return np.ascontiguousarray(vectors.T[above], np.float32), np.sqrt(level / values[above]).astype(np.float32)
 
 

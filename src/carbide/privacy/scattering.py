@@ -62,7 +62,9 @@ def _scatter(x: Any) -> Any:
     for scale in range(SCALES):
         modulus = _convolved(spectrum, bands[0, scale], scale)
         first.append(_averaged(modulus, means, scale))
-        inner = torch.fft.fft2(modulus) if scale + 1 < SCALES else None
+        if scale + 1 == SCALES:
+            break  # there is no coarser wavelet
+        inner = torch.fft.fft2(modulus)
         for finer in range(scale + 1, SCALES):
             twice = torch.stack([_convolved(inner[:, a : a + 1], bands[scale, finer], finer - scale) for a in range(ANGLES)], 1)
             second.append(_averaged(twice.flatten(1, 2), means, finer))

@@ -23,7 +23,7 @@ from carbide.types import Case, InputError, Membership, Recipe, Threat
 class PrivateLinearModel(Method):
     """Trains a linear model with an accounted (epsilon, delta), its settings fixed by the number of rows, instead of the recipe's model.
 
-    The account is for replacing one row; ``clip`` is the length that each row's gradient is cut to.
+    The account is for replacing one row (``neighbours: remove``: for leaving one out); ``clip`` is the length that each row's gradient is cut to.
     """
 
     threats = (Membership,)
@@ -31,6 +31,7 @@ class PrivateLinearModel(Method):
     epsilon: float = 1.0
     delta: float = 1e-5
     clip: float = 0.1
+    neighbours: str = "replace"
     secret_noise: bool = False
 
     def __post_init__(self) -> None:
