@@ -76,7 +76,7 @@ def fit_scorers(outside: Array, inside: Array, ways: Array | None = None) -> dic
     if project is not None:
         first, second = project(outside), project(inside)
         kinds = {"along the canary": _direction(first, second, 1e-3), **_shapes(first, second, "along the canary, ")}
-        scorers |= {name: lambda releases, score=score: score(project(releases)) for name, score in kinds.items()}
+        scorers |= {name: lambda releases, score=score, project=project: score(project(releases)) for name, score in kinds.items()}
         scorers |= _by_step(project, first, second)
     scorers |= {name: _direction(outside, inside, ridge) for name, ridge in RIDGES.items()}
     return scorers | _shapes(outside, inside, "") | {"seen before": _seen_before(outside, inside)}

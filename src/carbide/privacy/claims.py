@@ -20,7 +20,7 @@ import numpy as np
 
 from carbide.privacy._distinguishers import Distinguisher, Threshold
 from carbide.privacy.pilot import STACK, Pilot, halves, train
-from carbide.privacy.signals import FLOOR, logit, odds
+from carbide.privacy.signals import logit, odds
 from carbide.registry import Method
 from carbide.run import remember
 from carbide.stats.accounting import gdp_epsilon
@@ -30,6 +30,7 @@ from carbide.types import Array, Case, Dataset, Finding, InputError, PrivacyClai
 AUDITED, ANY_NOISE, GAUSSIAN = "audited epsilon", "audited epsilon, any noise", "audited epsilon, if the noise is Gaussian"
 DOUBT = 0.001  # at most so likely are the errors of an attack on a claim that is called refuted
 CONFIDENCE = 0.95
+TINY = 1e-300  # the floor of probabilities: the surest guesses are far out
 QUESTIONS = ("claim", "mu", "epsilon")
 
 
@@ -181,7 +182,7 @@ def _of_one_run(recipe: Recipe, claim: PrivacyClaim, found: OneRun, seed: int) -
     names = ("x", "y", "ids", "source")
     whole = replace(found.rest, **{name: np.concatenate([getattr(found.rest, name), getattr(planted, name)]) for name in names})
     model = recipe.fit(whole.take(rng.permutation(len(whole))), rng)
-    scores = logit(*odds(model.predict(canaries.x), canaries.y), FLOOR)
+    scores = logit(*odds(model.predict(canaries.x), canaries.y), TINY)
     order, half = np.argsort(scores, kind="stable"), found.guesses // 2
     correct = int(heads[order[-half:]].sum() + (~heads[order[:half]]).sum())
     return _one_run_verdict(claim, np.array([correct, 2 * half, len(canaries)]))
