@@ -69,7 +69,7 @@ def conv(layer: Any, a: Tensor, g: Tensor, rows: int) -> dict[str, Piece]:
     bias = kept(g.reshape(rows, -1, g.shape[1], g[0, 0].numel()).sum((1, 3)))
     if flat["weight"] > 2 * flat["places"] ** 2 and layer.groups == 1:
         return {"weight": _unfolded(layer, a, g, rows, padding), "bias": bias}
-    weight = conv2d_weight if isinstance(layer, nn.Conv2d) else conv1d_weight
+    weight: Any = conv2d_weight if isinstance(layer, nn.Conv2d) else conv1d_weight
     shape = (n * layer.out_channels, *layer.weight.shape[1:])
     apart = [t.reshape(1, n * t.shape[1], *t.shape[2:]) for t in (a, g)]
     each = weight(apart[0], shape, apart[1], layer.stride, padding, layer.dilation, n * layer.groups)

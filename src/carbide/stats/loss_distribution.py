@@ -234,18 +234,16 @@ def _calm(moment: Callable[[float], float], theta: float) -> float:
 
 def _convolved(kinds: Sequence[_Kind], theta: float, size: int) -> Array:
     """The tilted masses of the sum of all steps, on a circle of ``size`` points."""
-    from scipy.fft import irfft, rfft
-
-    logarithm = np.zeros(size // 2 + 1, complex)
+    logarithm: Array = np.zeros(size // 2 + 1, complex)
     for kind in kinds:
         tilted = _exp(kind.log_mass + theta * kind.losses - kind.moment(theta))
-        spectrum = rfft(np.bincount((kind.first + np.arange(len(tilted))) % size, weights=tilted, minlength=size))
-        alive = np.flatnonzero(logarithm.real > -DEAD)
+        spectrum = np.fft.rfft(np.bincount((kind.first + np.arange(len(tilted))) % size, weights=tilted, minlength=size))
+        alive = np.flatnonzero(np.real(logarithm) > -DEAD)
         logarithm[alive] += kind.count * np.log(spectrum[alive] + 1e-300)
-    alive = logarithm.real > -DEAD
-    product = np.zeros(len(logarithm), complex)
+    alive = np.real(logarithm) > -DEAD
+    product: Array = np.zeros(len(logarithm), complex)
     product[alive] = np.exp(logarithm[alive])
-    return np.maximum(irfft(product, size), 0.0)
+    return np.maximum(np.fft.irfft(product, size), 0.0)
 
 
 def _exp(powers: Array) -> Array:
@@ -256,4 +254,4 @@ def _exp(powers: Array) -> Array:
 def _next_fast(size: int) -> int:
     from scipy.fft import next_fast_len
 
-    return int(next_fast_len(min(size, 4 * MOST), real=True))
+    return int(next_fast_len(size, real=True))  # type: ignore[arg-type]
