@@ -321,7 +321,9 @@ def _privacy(own: dict[str, Any], space: Space, base: Path, prices: PriceTable |
             raise InputError(f"folds is {folds!r}; give a whole number, e.g. 2 (halves) or 10")
         return Membership(folds=folds)
     if "folds" in own:
-        raise InputError("folds is of membership, and epsilon of a claim of privacy; give two entries, membership: {folds: 10} and privacy: {epsilon: 4, delta: 1e-5}")
+        raise InputError(
+            "folds is of membership, and epsilon of a claim of privacy; give two entries, membership: {folds: 10} and privacy: {epsilon: 4, delta: 1e-5}"
+        )
     for key in ("epsilon", "delta"):
         if key not in own:
             raise InputError(

@@ -188,7 +188,7 @@ class PrivateLogisticRecipe:
         from carbide.privacy._stacked_logistic import train_stack
 
         for size in {len(part) for part in parts}:
-            _check(pool.take(np.arange(size)), self.delta)
+            check(pool.take(np.arange(size)), self.delta)
         return train_stack(self, pool, parts, rngs)
 
 
