@@ -131,7 +131,7 @@ def tree_recipe(**params: Any) -> EstimatorRecipe:
 
 
 SOME = PriceTable(prices={"a": Price(up=10.0, down=10.0)})
-ONE_WAY = PriceTable(prices={name: Price(down=10.0) for name in NAMES})
+ONE_WAY = PriceTable(prices={"a": Price(down=10.0)})
 PRICES = PriceTable(prices={name: Price(up=10.0, down=10.0) for name in NAMES})
 
 

@@ -1,7 +1,7 @@
-"""Íncer et al. 2018, https://doi.org/10.1145/3180445.3180449: scores that can only rise with what an attacker can only lower, and the other way round.
+"""Íncer et al. 2018, https://doi.org/10.1145/3180445.3180449: scores that only rise where an attacker can move a feature one way.
 
-Where a feature has a price in one direction only, the score of class 1 may follow it in one direction only: the attacker's moves then
-never help, whatever the budget. Features that move both ways, or by a price matrix, stay free. A cheap baseline beside dropping them.
+Where a feature has a price in one direction only, moving it there may only raise the score of class 1: such moves then never help, whatever
+the budget, and what the feature says the other way round is lost. Features that move both ways, or by a price matrix, stay free. A cheap baseline beside dropping them.
 
 >>> import numpy as np
 >>> from sklearn.ensemble import HistGradientBoostingClassifier
@@ -25,17 +25,18 @@ from carbide.registry import Method
 from carbide.space.prices import as_mapping
 from carbide.types import Access, Case, Dataset, FeatureBudget, InputError, Model, Recipe, Rng, Threat
 
-DIRECTIONS = ("natural", "all")
+DIRECTIONS = ("against", "natural")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Monotone(Method):
     """Trains with scores that the attacker's one-way moves can only raise; needs an estimator that takes monotone constraints.
 
-    ``directions``: ``natural`` binds the features where frauds already lie on the side that the attacker leaves, ``all`` binds every one-way feature.
+    ``directions``: ``against`` the attacker, as said; or ``natural``, which binds scores to fall along the moves where frauds lie on the side that
+    they leave: moves help then, but no short one does by chance.
     """
 
-    directions: str = "natural"
+    directions: str = "against"
     default: ClassVar[bool] = False
     baseline: ClassVar[bool] = True
     threats: ClassVar[tuple[type[Threat], ...]] = (FeatureBudget,)
@@ -79,7 +80,7 @@ class MonotoneRecipe:
             InputError: if nothing can be bound.
         """
         way = one_way(dataset.space, self.threat.prices)
-        signs = natural_signs(dataset, way) if self.directions == "natural" else -way
+        signs = natural_signs(dataset, way) if self.directions == "natural" else way
         bound = constrained(self.inner, signs, missing=bool(np.isnan(dataset.x).any())) if signs.any() else None
         if bound is None:
             raise InputError("monotone: no feature can be bound (none has a price in one direction only, or the estimator takes no constraints); "
