@@ -4,8 +4,8 @@ The modified entropy is 0 for a sure and right answer and grows without end for 
 of an answer knows nothing of the label. Both are cheap baselines that need no other models.
 
 >>> import numpy as np
->>> modified(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([0, 0])).round(2).tolist()
-[0.0, 0.69]
+>>> modified(np.array([[0.9, 0.1], [0.5, 0.5]]), np.array([0, 0])).round(2).tolist()
+[0.02, 0.69]
 """
 
 from __future__ import annotations
