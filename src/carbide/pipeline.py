@@ -139,8 +139,14 @@ def _execute(job: Job, verbs: Sequence[str], run: Run) -> Report:
 def _case(job: Job, run: Run) -> Case:
     from carbide.models.checks import check_model
 
-    draft = Case(model=job.model, data=job.data, recipe=job.recipe, operating_point=job.point, seed=job.seed,
-                 rows=job.rows)  # type: ignore[arg-type]  # fmt: skip
+    draft = Case(
+        model=job.model,  # type: ignore[arg-type]
+        data=job.data,
+        recipe=job.recipe,
+        operating_point=job.point,
+        seed=job.seed,
+        rows=job.rows,
+    )
     if job.model is not None:
         model = calibrated(job.model, job.data.validation, job.point)
     else:
