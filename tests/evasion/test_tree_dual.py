@@ -108,7 +108,7 @@ def test_threads_change_nothing(monkeypatch):
     case = hard()
     case = replace(case, rows=np.concatenate([case.rows, case.rows[::-1]]))
     alone = solve(case, monkeypatch, 20)
-    monkeypatch.setattr(module, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(module.config, "NUMBA_NUM_THREADS", 3)
     beside = solve(case, monkeypatch, 20)
     for name in alone.__dataclass_fields__:
         assert np.array_equal(getattr(alone, name), getattr(beside, name)), name

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numba import get_num_threads
+from numba import config
 
 from carbide.evasion._tree_search.cells import workspace
 from carbide.evasion._tree_search.layout import Forest, forest_of
@@ -216,7 +216,7 @@ def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array,
             run_rows(forest, axes, ties, rows, begin, min(begin + PART, n), how.cutoff, slack, how.budget, how.first, how.boxes, PLAIN, stale, frozen,
                      steep, problem.worst, cells, stack, work, cost, lower, witness, status, boxes)  # fmt: skip
 
-    _beside(run, min(get_num_threads(), -(-n // PART)))
+    _beside(run, min(config.NUMBA_NUM_THREADS, -(-n // PART)))  # not get_num_threads, which sets OpenMP's threads and so torch's
     return SearchResult(cost=cost, lower=lower, witness=witness, status=NAMES[status].astype("U7"), nodes=boxes)
 
 

@@ -29,7 +29,7 @@ class EarlyStopping(Method):
 
     threats = (Membership,)
     default: ClassVar[bool] = False
-    share: float = 0.2
+    share: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
