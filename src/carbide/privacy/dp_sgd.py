@@ -6,8 +6,9 @@ by the batch size that was expected. The noise is the least with which all steps
 >>> from carbide.models.torch_net import TorchRecipe
 >>> inner = TorchRecipe(factory="carbide.models.nets:small_mlp", options={"inputs": 4, "classes": 2}, epochs=10, batch=50)
 >>> recipe = PrivateTorchRecipe(inner=inner, epsilon=2.0, delta=1e-5)
->>> recipe.steps(rows=1000)
-Steps(noise=1.0206..., rate=0.05, count=200)
+>>> steps = recipe.steps(rows=1000)
+>>> round(steps.noise, 3), steps.rate, steps.count
+(1.672, 0.05, 200)
 """
 
 from __future__ import annotations

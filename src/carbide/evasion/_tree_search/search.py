@@ -216,7 +216,8 @@ def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array,
             run_rows(forest, axes, ties, rows, begin, min(begin + PART, n), how.cutoff, slack, how.budget, how.first, how.boxes, PLAIN, stale, frozen,
                      steep, problem.worst, cells, stack, work, cost, lower, witness, status, boxes)  # fmt: skip
 
-    _beside(run, min(config.NUMBA_NUM_THREADS, -(-n // PART)))  # not get_num_threads, which sets OpenMP's threads and so torch's
+    threads = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # get_num_threads would set OpenMP's threads, and so torch's
+    _beside(run, min(threads, -(-n // PART)))
     return SearchResult(cost=cost, lower=lower, witness=witness, status=NAMES[status].astype("U7"), nodes=boxes)
 
 
