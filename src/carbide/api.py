@@ -170,12 +170,13 @@ def _do(verbs: Sequence[str], model: Any, data: Any, threats: Sequence[Any], rec
     job = Job(title=str(settings.get("title", "audit")), data=splits, asks=tuple(_ask(t, space, prices) for t in threats),
               model=_live_model(model, space, classes), recipe=_live_recipe(recipe, space, classes),
               point=None if rate is None else OperatingPoint(false_positive_rate=rate), budget=settings.get("budget") or Budget(),
-              gate=settings.get("gate") or {}, seed=seed, rows=_count(settings.get("attack_rows", 1000)), plan={"threats": [str(getattr(t, "words", lambda t=t: t)()) for t in threats], "seed": seed})  # fmt: skip
+              gate=settings.get("gate") or {}, seed=seed, rows=_count(settings.get("attack_rows", 1000)),
+              plan={"threats": [str(getattr(t, "words", lambda t=t: t)()) for t in threats], "seed": seed})  # fmt: skip
     return execute(job, out=None if out is None else Path(out), verbs=verbs, workers=settings.get("workers"), quiet=settings.get("quiet"))
 
 
 def _count(rows: Any) -> int:
-    if not isinstance(rows, int) or rows < 1:
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
         raise InputError(f"attack_rows is {rows!r}; give a whole number of test rows >= 1")
     return rows
 

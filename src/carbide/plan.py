@@ -189,7 +189,8 @@ def split_threat(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[st
         InputError: if it does not name exactly one threat, or names keys that the threat does not have.
     """
     if not isinstance(entry, Mapping) or len(entry) != 1:
-        raise InputError(f"threat {entry!r} must have exactly one key: {', '.join([*registry.ROOMS, *ALIASES])}")
+        raise InputError(f"threat {entry!r} must have exactly one key ({', '.join([*registry.ROOMS, *ALIASES])}), and audit, harden and prove go inside it, "
+                         "e.g. membership: {audit: [lira]}")  # fmt: skip
     key, options = next(iter(entry.items()))
     room = ALIASES.get(str(key), str(key))
     if room not in registry.ROOMS:

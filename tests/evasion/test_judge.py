@@ -7,8 +7,8 @@ import torch
 from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 
-import carbide.evasion.judge as judge_module
 from carbide.data.live import dataset_of
+from carbide.evasion import _proposals
 from carbide.evasion._alarm import SAMPLE
 from carbide.evasion._counted import Counted
 from carbide.evasion.audit.apgd import APGD
@@ -432,7 +432,7 @@ def test_many_rows_are_attacked_in_shards_that_depend_on_no_number_of_workers(mo
     net = tiny(0)
     x = np.random.default_rng(0).uniform(0, 1, (90, 2))
     data = dataset_of(x, decide(net.predict(x)), space=net.space, classes=3)
-    monkeypatch.setattr(judge_module, "SHARD", 40)
+    monkeypatch.setattr(_proposals, "SHARD", 40)
     case = case_of(net, data)
     found = []
     for workers in (1, 2):

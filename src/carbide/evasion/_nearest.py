@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from carbide.evasion._gradients import Ball, array, margins, spread, surely_broken
+from carbide.evasion._gradients import Ball, array, batches, margins, spread, surely_broken
+from carbide.run import track
 from carbide.space.balls import norms
-from carbide.types import Array
+from carbide.types import Array, LpBall
 
 
 class Nearest:
@@ -55,6 +57,19 @@ class Nearest:
                 wrong = self.wrong(self.model.logits(x), y)
             self.note(rows, x, wrong)
             near, far = torch.where(wrong, near, middle), torch.where(wrong, middle, far)
+
+
+def least_changes(model: Any, x: Array, y: Array, threat: LpBall, *, label: str, run: Callable[[Nearest, Tensor], None], halvings: int) -> Array:
+    """The nearest wrong input ``(n, *shape)`` that ``run(nearest, rows)`` found for each row that is right, whatever its distance; else the row."""
+    out = np.array(x, np.float64)
+    for part, ball, labels in track(list(batches(model, x, y, threat)), label=label):
+        nearest = Nearest(model, ball, labels)
+        rows = nearest.beyond(0.0)
+        if len(rows):
+            run(nearest, rows)
+        nearest.close_in(halvings)
+        out[part] = restored(nearest, out[part])
+    return out
 
 
 def restored(nearest: Nearest, x: Array) -> Array:

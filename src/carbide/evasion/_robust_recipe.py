@@ -5,19 +5,22 @@ The number of trees, their depth and the learning rate are those of the recipe's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from carbide.models.estimators import EstimatorModel
 from carbide.models.trees.to_xgboost import classifier_of
+from carbide.registry import Method
 from carbide.space.prices import as_mapping
-from carbide.types import Dataset, FeatureBudget, InputError, LpBall, Recipe, Rng, Space, Threat
+from carbide.types import Access, Case, Dataset, FeatureBudget, InputError, LpBall, Recipe, Rng, Space, Threat
 
 TAKEN = ("n_estimators", "max_depth", "learning_rate")  # over from the recipe's estimator
 DEEPEST = 12  # what an estimator without a limit of its own is held to
+SHARES = (0.25, 0.5, 1.0)  # of what the attacker may do
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,14 +67,56 @@ class RobustRecipe:
                 **self.settings()}  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class RobustTraining(Method):
+    """What both methods share: ``n_estimators``, ``max_depth``, the ``share`` of the attacker's eps or money, and the checks of all numbers."""
+
+    n_estimators: int | None = None
+    max_depth: int | None = None
+    share: float = 1.0
+    kind: ClassVar[str]
+    weights: ClassVar[tuple[str, ...]] = ("share",)  # fields that are numbers >= 0
+    default: ClassVar[bool] = False
+    threats: ClassVar[tuple[type[Threat], ...]] = (FeatureBudget, LpBall)
+    needs: ClassVar[Access] = Access.STRUCTURE
+    trains: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("n_estimators", "max_depth"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise InputError(f"robust_{self.kind}: {name} is {value!r}; give a whole number >= 1")
+        for name in self.weights:
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise InputError(f"robust_{self.kind}: {name} is {getattr(self, name)!r}; give a number >= 0")
+
+    def refuses(self, case: Case, threat: Threat) -> str | None:
+        """It needs XGBoost to serve it, and two classes where changes have prices."""
+        return refusal_of(threat, case.model.classes)
+
+    def strengths(self) -> tuple[Self, ...]:
+        """Three shares of what the attacker may do."""
+        return tuple(replace(self, share=part * self.share) for part in SHARES)
+
+    def __call__(self, recipe: Recipe, threat: Threat) -> RobustRecipe:
+        """The recipe that trains robust trees.
+
+        Raises:
+            InputError: if robust trees cannot be trained against the threat.
+        """
+        reason = refusal_of(threat, 2)
+        if reason is not None:
+            raise InputError(f"robust_{self.kind}: {reason}")
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "share"}
+        return RobustRecipe(plain=recipe, threat=threat, kind=self.kind, share=self.share, options=options)
+
+
 def attacker_of(threat: Threat, space: Space, share: float) -> Any:
     """What the estimators call the attacker of a threat; ``share`` widens or narrows what it may do.
 
     Raises:
         InputError: if it is an L0 ball or another kind of threat.
     """
-    from dataclasses import replace
-
     from carbide.evasion.robust_trees import Box, Spender
 
     if isinstance(threat, FeatureBudget):

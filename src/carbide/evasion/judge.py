@@ -10,8 +10,6 @@ may be shown a repaired view of it, and a model that answers at random is asked 
 
 from __future__ import annotations
 
-import copy
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,16 +18,16 @@ from typing import Any
 import numpy as np
 
 from carbide.evasion._alarm import sample_first
-from carbide.evasion._counted import Counted
 from carbide.evasion._figures import budget_figures, class_bars, gallery, kind_bars, reach_figure
 from carbide.evasion._goal import METRIC as TARGETED
 from carbide.evasion._goal import aimed, aimed_case, others
 from carbide.evasion._money import money_findings
+from carbide.evasion._proposals import CHANGED, Changed, Proposing
 from carbide.evasion._typical import typical_findings
 from carbide.evasion.examination import Examination, examine
 from carbide.evasion.examination.votes import Asked
 from carbide.registry import Method
-from carbide.run import halving, remember, spread
+from carbide.run import remember
 from carbide.space.balls import inside_ball, norms, project
 from carbide.space.distortions import in_range, missing, proposal_shape, render, said, sizes, typical_draws
 from carbide.space.membership import allowed, cost, inside
@@ -52,7 +50,6 @@ from carbide.types import (
     Model,
     Outcome,
     Patch,
-    Rng,
     Section,
     Skip,
     Space,
@@ -61,8 +58,6 @@ from carbide.types import (
     rng_for,
 )  # fmt: skip
 
-SHARD = 1000  # rows that a process attacks at a time, where the model can be asked in several
-CHANGED = "the model's parameters changed while it was attacked; put it in inference mode and freeze its buffers"
 SOUND = Examination()
 UNITS: dict[type[Threat], str] = {Patch: ", as a share of the image", Distortion: ", as a share of the range"}  # of costs, where not input units
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # multiples of eps at which the curve is measured
@@ -183,7 +178,7 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
     tally.skipped += [Skip(method=name, threat=threat.words(), reason=reason) for name, reason in missing(threat, data.space).items()]
     ran = [name for name, method in sorted(methods.items(), key=lambda m: (_rank(m[1]), m[0])) if _run(case, threat, name, method, tally)]
     if case.model.digest() != before:
-        raise _Changed(CHANGED)
+        raise Changed(CHANGED)
     typical = _typical(case, threat, tally) if ran and isinstance(threat, Distortion | Corruption) else ()
     if exam.random:
         _settle_draws(case, threat, tally)
@@ -191,7 +186,7 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
         return Section(threat=threat.words(), room="evasion", skipped=tuple(tally.skipped), examination=exam.symptoms)
     figures = _figures(case, threat, {name: methods[name] for name in ran}, tally, metric, typical)
     if case.model.digest() != before:
-        raise _Changed(CHANGED)
+        raise Changed(CHANGED)
     evidence = {"x": data.x, "y": data.y, "ids": data.ids.astype(str), "witness": tally.witness, "broken": tally.broken | tally.unknown,
                 "cost": tally.cost, "method": tally.by.astype(str), "wrong": wrong, "unknown": tally.unknown}  # fmt: skip
     evidence |= {} if tally.parameters is None else {"parameters": tally.parameters}
@@ -289,10 +284,6 @@ def judged_rows(case: Case, threat: Threat) -> Dataset:
     return test.with_(x=np.asarray(test.x, np.float64))
 
 
-class _Changed(CarbideError):
-    """The model is not what it was: nothing that was measured on it counts."""
-
-
 class _Settled(Exception):
     """There is nothing left for this attack to find."""
 
@@ -308,7 +299,7 @@ def _run(case: Case, threat: Threat, name: str, method: Method, tally: _Tally) -
             _solve(case, threat, name, method, tally)
         else:
             _attack(case, threat, name, method, tally)
-    except _Changed:
+    except Changed:
         raise
     except _Settled:
         tally.skipped.append(Skip(method=name, threat=threat.words(), reason="an exact search has already decided every row"))
@@ -351,46 +342,15 @@ def _attack(case: Case, threat: Threat, name: str, method: Method, tally: _Tally
 def attempt(case: Case, threat: Threat, name: str, method: Method, data: Dataset, *, label: Any = 0,
             exam: Examination = SOUND) -> Outcome:  # fmt: skip
     """One attack on these rows, judged; the expensive part is remembered. ``exam`` says what gradients are followed."""
-    repaired = bool(exam.repair) and Access.GRADIENTS in method.needs
-
-    def propose() -> dict[str, Any]:
-        view = exam.seen(case.model) if repaired else case.model
-        parts = (
-            [data]
-            if not getattr(case.model, "apart", False)
-            else [data.take(part) for part in np.array_split(np.arange(len(data)), -(-len(data) // SHARD))]
-        )
-        streams = [rng_for(case.seed, "evasion", name, label, *[number] * (number > 0)) for number in range(len(parts))]
-        work = functools.partial(_propose, case.model, view, method, threat)
-        found = spread(work, list(zip(parts, streams, strict=True)), label=name, key=(*key, "shards") if len(parts) > 1 else None)
-        return {"x": np.concatenate([f["x"] for f in found]), "queries": sum(f["queries"] for f in found),
-                "stage": None if found[0]["stage"] is None else np.concatenate([f["stage"] for f in found])}  # fmt: skip
-
     if len(data) == 0:
         return Outcome(success=np.zeros(0, bool), cost=np.zeros(0), queries=np.zeros(0, np.int64), witness=data.x)
-    key = (case.model, data.x, data.y, threat, type(method).__name__, method, case.seed, label)
-    found = remember(f"evasion {name}", (*key, exam.repair) if repaired else key, propose)
+    repaired = bool(exam.repair) and Access.GRADIENTS in method.needs
+    key = (case.model, data.x, data.y, threat, type(method).__name__, method, case.seed, label, *[exam.repair] * repaired)
+    ask = Proposing(model=case.model, view=exam.seen(case.model) if repaired else case.model, method=method, threat=threat)
+    found = remember(f"evasion {name}", key, lambda: ask.all_rows(data, name, key, lambda *shard: rng_for(case.seed, "evasion", name, label, *shard)))
     n = len(data)
     queries = np.full(n, found["queries"] // n, np.int64) + (np.arange(n) < found["queries"] % n)
     return replace(judge(case.model, data.x, data.y, found["x"], threat, data.space, queries=queries), stage=found["stage"])
-
-
-def _propose(model: Model, view: Model, method: Method, threat: Threat, part: tuple[Dataset, Rng]) -> dict[str, Any]:
-    """What a method proposes for these rows of the model as ``view`` shows it, the queries that it needed, and its stages."""
-    data, start = part
-
-    def work() -> dict[str, Any]:
-        counted, x, y, rng = Counted(view), data.x.copy(), data.y.copy(), copy.deepcopy(start)
-        before = model.digest()
-        staged = method.propose(counted, x, y, threat, rng) if hasattr(method, "propose") else None  # type: ignore[attr-defined]
-        proposal = method(counted, x, y, threat, rng) if staged is None else staged.x
-        if model.digest() != before:
-            raise _Changed(CHANGED)
-        if not (np.array_equal(x, data.x) and np.array_equal(y, data.y)):
-            raise CarbideError("it changed its inputs in place, so what it returned cannot be trusted")
-        return {"x": np.asarray(proposal, np.float64), "queries": counted.queries, "stage": None if staged is None else staged.stage.astype(str)}
-
-    return halving(work)
 
 
 def _share(case: Case, threat: Threat, name: str, method: Method, fell: int, seen: int, note: str) -> Finding:

@@ -14,7 +14,6 @@ by the batch size that was expected. The noise is the least with which all steps
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from carbide.models.per_sample import WAYS, group_normed, noisy_gradients_, pois
 from carbide.models.torch_net import TorchModel, TorchRecipe, _address, load_weights, make_module
 from carbide.models.training import Average, _put, by_channel, rate_schedule
 from carbide.run import current, track
-from carbide.stats.accounting import ADD_OR_REMOVE, PrivacyStatement
+from carbide.stats.accounting import ADD_OR_REMOVE, PrivacyStatement, check_promise, check_rows
 from carbide.stats.rdp import Steps
 from carbide.stats.spending import Spending, noise_multiplier
 from carbide.types import Dataset, InputError, Rng, rng_for
@@ -67,11 +66,7 @@ class PrivateTorchRecipe:
     secret_noise: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epsilon", "clip", "rate"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"{name} is {getattr(self, name)}; give a number > 0")
-        if not 0 < self.delta < 1:
-            raise InputError(f"delta is {self.delta}; give a probability in (0, 1), well below one over the number of rows")
+        check_promise(self.epsilon, self.delta, clip=self.clip, rate=self.rate)
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum is {self.momentum}; give a share in [0, 1)")
         if self.way not in WAYS:
@@ -99,8 +94,7 @@ class PrivateTorchRecipe:
         Raises:
             InputError: if delta is not below one over the number of rows.
         """
-        if self.delta * rows >= 1:
-            raise InputError(f"delta is {self.delta:g} for {rows} rows, which allows giving one row away; give less than {1 / max(1, rows):.1g}")
+        check_rows(self.delta, rows)
         rate = min(1.0, self.inner.batch / rows)
         count = max(1, round(self.inner.epochs / rate))
         return Steps(noise=noise_multiplier(epsilon=self.epsilon, delta=self.delta, rate=rate, count=count), rate=rate, count=count)

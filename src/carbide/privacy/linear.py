@@ -22,7 +22,7 @@ import numpy as np
 
 from carbide.privacy.logistic import ASSUMPTIONS, SEEDED, Scaling, check, gradient_sum, probabilities
 from carbide.privacy.scattered import NEIGHBOURS, ROUNDING, Noise, noisy_directions, noisy_mean
-from carbide.stats.accounting import PrivacyStatement, gdp_mu, noise_for
+from carbide.stats.accounting import PrivacyStatement, check_promise, gdp_mu, noise_for
 from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Rng, Space, digest
 
 STEPS = (5, 100)  # at least, at most
@@ -108,11 +108,7 @@ class PrivateLinearRecipe:
     secret_noise: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epsilon", "clip"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"{name} is {getattr(self, name)}; give a number > 0")
-        if not 0 < self.delta < 1:
-            raise InputError(f"delta is {self.delta}; give a probability in (0, 1), well below one over the number of rows")
+        check_promise(self.epsilon, self.delta, clip=self.clip)
         if self.neighbours not in NEIGHBOURS:
             raise InputError(f"neighbours is {self.neighbours!r}; choose {' or '.join(NEIGHBOURS)}")
         if not 0 < self.averaged <= 1:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from carbide.stats.accounting import PrivacyStatement, gdp_mu, noise_for
+from carbide.stats.accounting import PrivacyStatement, check_promise, check_rows, gdp_mu, noise_for
 from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Rng, Space, digest
 
 ASSUMPTIONS = (
@@ -128,11 +128,7 @@ class PrivateLogisticRecipe:
     secret_noise: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epsilon", "rate", "clip"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"{name} is {getattr(self, name)}; give a number > 0")
-        if not 0 < self.delta < 1:
-            raise InputError(f"delta is {self.delta}; give a probability in (0, 1), well below one over the number of rows")
+        check_promise(self.epsilon, self.delta, rate=self.rate, clip=self.clip)
         if self.steps < 1:
             raise InputError(f"steps is {self.steps}; give a whole number >= 1")
         if not 0 < self.averaged <= 1:
@@ -234,5 +230,4 @@ def check(dataset: Dataset, delta: float) -> None:
     if len(endless):
         raise InputError(f"feature {space.name(int(endless[0]))} has no finite bounds, and private training scales by public bounds only; "
                          "give lower and upper bounds in the space that do not come from the training rows")  # fmt: skip
-    if delta * len(dataset) >= 1:
-        raise InputError(f"delta is {delta:g} for {len(dataset)} rows, which allows giving one row away; give less than {1 / len(dataset):.1g}")
+    check_rows(delta, len(dataset))

@@ -23,7 +23,7 @@ import numpy as np
 
 from carbide.privacy.logistic import ASSUMPTIONS, SEEDED, probabilities
 from carbide.privacy.scattering import out_shape, scatter
-from carbide.stats.accounting import ADJACENCY, PrivacyStatement, gdp_mu, noise_for
+from carbide.stats.accounting import ADJACENCY, PrivacyStatement, check_promise, check_rows, gdp_mu, noise_for
 from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Rng, Space, digest
 
 TOGETHER = 3  # channels that are normalised together; the 81 of a scattering transform make 27 groups
@@ -108,11 +108,7 @@ class ScatteredRecipe:
     secret_noise: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epsilon", "rate", "clip"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"{name} is {getattr(self, name)}; give a number > 0")
-        if not 0 < self.delta < 1:
-            raise InputError(f"delta is {self.delta}; give a probability in (0, 1), well below one over the number of rows")
+        check_promise(self.epsilon, self.delta, rate=self.rate, clip=self.clip)
         if self.steps < 1:
             raise InputError(f"steps is {self.steps}; give a whole number >= 1")
         if not 0 < self.averaged <= 1:
@@ -193,8 +189,7 @@ def check(space: Space, n: int, delta: float) -> None:
             f"inputs have the shape {space.shape}, and a scattering transform takes images (channels, height, width); use private_logistic"
         )
     out_shape(space.shape)
-    if delta * n >= 1:
-        raise InputError(f"delta is {delta:g} for {n} rows, which allows giving one row away; give less than {1 / n:.1g}")
+    check_rows(delta, n)
 
 
 def features(x: Array) -> Array:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from carbide.types import InputError
+
 ADJACENCY = "replacing one record by any other"
 ADD_OR_REMOVE = "adding or removing one record"
 
@@ -170,6 +172,29 @@ def _bisect(good, low: float, high: float) -> float:
             break
         low, high = (low, middle) if good(middle) else (middle, high)
     return high
+
+
+def check_promise(epsilon: float, delta: float, **positive: float) -> None:
+    """Whether a training can be asked for (``epsilon``, ``delta``), and its other settings named are numbers > 0.
+
+    Raises:
+        InputError: with the setting, its value and the mend.
+    """
+    for name, value in {"epsilon": epsilon, **positive}.items():
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} is {value}; give a number > 0")
+    if not 0 < delta < 1:
+        raise InputError(f"delta is {delta}; give a probability in (0, 1), well below one over the number of rows")
+
+
+def check_rows(delta: float, n: int) -> None:
+    """Whether ``delta`` is below one over ``n`` rows.
+
+    Raises:
+        InputError: if it is not, which would allow giving one row away.
+    """
+    if delta * n >= 1:
+        raise InputError(f"delta is {delta:g} for {n} rows, which allows giving one row away; give less than {1 / max(1, n):.1g}")
 
 
 def _check_delta(delta: float) -> None:

@@ -19,15 +19,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from carbide.evasion._ascent import cross_entropy
-from carbide.evasion._gradients import batches, gradient_of, margins, spread, surely_broken, unit
-from carbide.evasion._nearest import Nearest, restored
+from carbide.evasion._gradients import gradient_of, margins, spread, surely_broken, unit
+from carbide.evasion._nearest import Nearest, least_changes
 from carbide.registry import Method
-from carbide.run import track
 from carbide.types import Access, Array, InputError, LpBall, Rng, Threat
 
 LAST = 0.01  # the last step, as a share of the first
@@ -65,17 +63,9 @@ class DDN(Method):
 
     def __call__(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Array:
         """The nearest wrong input ``(n, *shape)`` found for each row ``x`` with label ``y`` ``(n,)``, whatever its distance; else the row."""
-        out = np.array(x, np.float64)
-        for part, ball, labels in track(list(batches(model, x, y, threat)), label="ddn"):
-            nearest = Nearest(model, ball, labels)
-            self._run(nearest, nearest.beyond(0.0))
-            nearest.close_in(HALVINGS)
-            out[part] = restored(nearest, out[part])
-        return out
+        return least_changes(model, x, y, threat, label="ddn", run=self._run, halvings=HALVINGS)
 
     def _run(self, nearest: Nearest, rows: Tensor) -> None:
-        if len(rows) == 0:
-            return
         model, ball, y = nearest.model, nearest.ball.rows(rows), nearest.y[rows]
         x, change = ball.clean, torch.zeros_like(ball.clean)
         norm = torch.full((len(rows),), self.start, dtype=x.dtype, device=x.device)

@@ -19,14 +19,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from carbide.evasion._gradients import Ball, batches, gradient_of, spread, surely_broken, unit
-from carbide.evasion._nearest import Nearest, restored, towards
+from carbide.evasion._gradients import Ball, gradient_of, spread, surely_broken, unit
+from carbide.evasion._nearest import Nearest, least_changes, towards
 from carbide.registry import Method
-from carbide.run import track
 from carbide.space.balls import norms, project
 from carbide.types import Access, Array, InputError, LpBall, Rng, Threat
 
@@ -60,18 +58,9 @@ class FMN(Method):
 
     def __call__(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Array:
         """The nearest wrong input ``(n, *shape)`` found for each row ``x`` with label ``y`` ``(n,)``, whatever its distance; else the row."""
-        out = np.array(x, np.float64)
-        for part, ball, labels in track(list(batches(model, x, y, threat)), label="fmn"):
-            nearest = Nearest(model, ball, labels)
-            self._run(nearest, nearest.beyond(0.0))
-            if threat.p != 0:
-                nearest.close_in(HALVINGS)
-            out[part] = restored(nearest, out[part])
-        return out
+        return least_changes(model, x, y, threat, label="fmn", run=self._run, halvings=0 if threat.p == 0 else HALVINGS)
 
     def _run(self, nearest: Nearest, rows: Tensor) -> None:
-        if len(rows) == 0:
-            return
         model, ball, y = nearest.model, nearest.ball.rows(rows), nearest.y[rows]
         x, best = ball.clean, torch.full_like(nearest.distance[rows], math.inf)
         radius, first = best.clone(), best

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from carbide.evasion._ascent import ascend
-from carbide.evasion._coarse import coarse
+from carbide.evasion._coarse import Coarse, coarse
 from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, gradient_of, margins
 from carbide.evasion._nearest import likeliest, towards
 from carbide.evasion.audit.apgd import APGD
@@ -158,6 +158,9 @@ class _Field:
             run = _Run(view, ball, labels, generator_of(self.rng, ball.clean.device))
             run.climb(full=full)
             self.best[rows[part]], self.stage[rows[part]], self.doubt[rows[part]] = array(run.best.x), run.stage, array(run.best.margin / run.margin)
+        if isinstance(view, Coarse):  # what it calls broken far from the boundary it has not asked the net
+            fell = rows[self.stage[rows] != ""]
+            self.stage[fell[self._right(fell)]] = ""
 
     def let(self, name: str, alarm: Method, view: Any, rows: Array) -> None:
         """Let an attack that needs no climbing try these rows; what breaks is noted as its."""
@@ -167,6 +170,10 @@ class _Field:
         z = project(alarm(view, x, y, self.threat, self.rng), x, p=self.threat.p, eps=self.threat.eps, lower=space.lower, upper=space.upper)
         wrong = decide(self.model.predict(z), self.model.threshold) != y
         self.best[rows[wrong]], self.stage[rows[wrong]] = z[wrong], name
+
+    def _right(self, rows: Array) -> Array:
+        """Whether the net itself still decides right ``(n,)`` on the best inputs of these rows."""
+        return decide(self.model.predict(self.best[rows]), self.model.threshold) == self.y[rows] if len(rows) else np.zeros(0, bool)
 
     def ring(self, name: str, alarm: Method, view: Any) -> None:
         """Let an alarm try the rows that did not move, those that came closest, each for as long as some break, and a sample; all, if that breaks."""

@@ -13,11 +13,11 @@ row's presence is bounded by the account that goes with the model.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from carbide.registry import Method
+from carbide.stats.accounting import check_promise
 from carbide.types import Case, InputError, Membership, Recipe, Threat
 
 
@@ -45,11 +45,7 @@ class DPSGD(Method):
     secret_noise: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epsilon", "clip", "rate", "widen", "stretch"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"{name} is {getattr(self, name)}; give a number > 0")
-        if not 0 < self.delta < 1:
-            raise InputError(f"delta is {self.delta}; give a probability in (0, 1), well below one over the number of rows")
+        check_promise(self.epsilon, self.delta, clip=self.clip, rate=self.rate, widen=self.widen, stretch=self.stretch)
         if not 0 <= self.ema < 1:
             raise InputError(f"ema is {self.ema}; give the decay of the weights' running mean in [0, 1), e.g. 0.99")
         for name, known in (("way", ("auto", "book-keeping", "vmap")), ("batch_norm", ("replace", "refuse"))):
