@@ -10,6 +10,7 @@ from torch import nn
 from carbide.evasion import _coarse
 from carbide.evasion._coarse import Coarse, coarse
 from carbide.evasion._counted import Counted
+from carbide.evasion.audit import standard
 from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.audit.fab import FAB
 from carbide.evasion.audit.pgd import PGD
@@ -133,3 +134,20 @@ def test_what_the_copy_is_asked_is_counted():
     with torch.no_grad():
         view.logits(model.tensor(x))
     assert counted.queries == before + len(x)
+
+
+def test_what_the_copy_wrongly_calls_broken_is_not_given_up(monkeypatch):
+    model, x, y = linear(1)
+    away = distances(model, x, y, 1)
+    eps = float(np.median(away))
+
+    class Liar(nn.Module):
+        def forward(self, z):
+            return -model.module(z.float()).bfloat16()  # sure of the wrong class everywhere
+
+    monkeypatch.setattr(standard, "certified", lambda model, x, *_: np.zeros(len(x), bool))
+    monkeypatch.setattr(standard, "coarse", lambda *_: Coarse(model, Liar(), slack=0.0))
+    found = Standard().propose(model, x, y, LpBall(eps=eps), np.random.default_rng(0))
+    fell = judge(model, x, y, found.x, LpBall(eps=eps), model.space).success
+    assert not (found.stage[away > eps * 1.001] != "").any()
+    assert fell[away < eps * 0.98].all()

@@ -14,7 +14,7 @@ from carbide.models.estimators import EstimatorModel
 from carbide.models.torch_net import TorchModel
 from carbide.space.balls import inside_ball
 from carbide.types import Access, InputError, Kind, LpBall, Space, decide, rng_for
-from tests.evasion.nets import bounded, digits, digits_net, unit_space
+from tests.evasion.nets import bounded, digits, digits_net, linear, unit_space
 
 
 def broken(model, attack, x, y, threat):
@@ -127,3 +127,9 @@ def test_wrong_options_are_refused_by_name():
         Square(queries=3)
     assert Square().quick() == replace(Square(), queries=200)
     assert "l2" in (Square().refuses(None, LpBall(p=0, eps=1.0)) or "")
+
+
+def test_rows_that_are_all_wrong_as_they_are_stay():
+    model = linear([2.0, -1.0], 0.0)
+    x = np.random.default_rng(0).uniform(size=(5, 2))
+    np.testing.assert_array_equal(Square(queries=20)(model, x, 1 - decide(model.predict(x)), LpBall(eps=0.1), rng_for(0)), x)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from carbide.data import builtin
 from carbide.models import load_saved, pack, save_model, unpack
+from carbide.privacy import linear
 from carbide.privacy.harden.private_linear import PrivateLinearModel
 from carbide.privacy.linear import PrivateLinearRecipe, Settings, _rows, _unit
 from carbide.privacy.logistic import gradient_sum
@@ -151,3 +152,11 @@ def test_what_cannot_be_trained_on_is_refused():
 def test_wrong_options_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         PrivateLinearRecipe(**options)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 25])
+def test_gradients_get_the_noise_that_is_accounted_anew_at_every_step(monkeypatch, steps):
+    monkeypatch.setattr(linear, "gradient_sum", lambda rows, y, weights, clip: np.zeros_like(weights))
+    rows, recipe = np.zeros((10, 500)), PrivateLinearRecipe(averaged=1e-6)  # the last iterate alone
+    weights = recipe._descend(rows, np.zeros(10, int), 8, Settings(steps=steps, rate=1.0, centring=0.0, damping=0.0), 3.0, np.random.default_rng(0))
+    assert weights.std() * len(rows) == pytest.approx(3.0 * math.sqrt(steps), rel=0.05)

@@ -209,3 +209,12 @@ def test_shadows_of_folds_go_by_their_own_rows():
     shadows = train_shadows(Remembers(gain=50.0, noise=0.0), pool, 10, 3, folds=5)
     sure = np.take_along_axis(shadows.answers, np.broadcast_to(pool.y[:, None], (10, 30, 1)), 2)[..., 0] > 0.99
     np.testing.assert_array_equal(sure, shadows.members)
+
+
+def test_the_threshold_of_a_half_is_the_other_halfs():
+    half = np.array([True] * 4 + [False] * 4)
+    scores = np.array([[1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]])
+    members = np.array([[False, True, False, True, False, True, False, True]])
+    found = apart(scores, members, half, 0.0, np.random.default_rng(0))
+    # the first half's least threshold without a false positive is 4, which calls everyone of the second; the second's is 40, which calls nobody
+    assert (found.tpr, found.fpr) == (0.5, 0.5)

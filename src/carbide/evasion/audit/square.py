@@ -61,7 +61,8 @@ class Square(Method):
         clean = np.array(x, np.float64)
         search = _Search(Scorer(model, y), clean, model.space, threat, rng)
         search.ask(np.arange(len(clean)), clean)
-        search.ask(search.left(), search.start())
+        if len(search.left()):
+            search.ask(search.left(), search.start())
         for turn in range(2, self.queries):
             rows = search.left()
             if len(rows) == 0:

@@ -151,16 +151,19 @@ class _Field:
         rows = self.open()
         return self.x[rows], self.y[rows]
 
-    def climb(self, view: Any, *, full: bool) -> None:
-        """The gradient stages."""
-        rows, (x, y) = self.open(), self.left()
-        for part, ball, labels in track(list(batches(self.model, x, y, self.threat)), label="standard"):
+    def climb(self, view: Any, *, full: bool, rows: Array | None = None) -> None:
+        """The gradient stages, for all open rows if none are given."""
+        rows = self.open() if rows is None else rows
+        for part, ball, labels in track(list(batches(self.model, self.x[rows], self.y[rows], self.threat)), label="standard"):
             run = _Run(view, ball, labels, generator_of(self.rng, ball.clean.device))
             run.climb(full=full)
             self.best[rows[part]], self.stage[rows[part]], self.doubt[rows[part]] = array(run.best.x), run.stage, array(run.best.margin / run.margin)
-        if isinstance(view, Coarse):  # what it calls broken far from the boundary it has not asked the net
+        if isinstance(view, Coarse):  # of what it calls broken far from the boundary it has not asked the net, which takes over where it objects
             fell = rows[self.stage[rows] != ""]
-            self.stage[fell[self._right(fell)]] = ""
+            stand = fell[self._right(fell)]
+            self.stage[stand] = ""
+            if len(stand):
+                self.climb(self.model, full=full, rows=stand)
 
     def let(self, name: str, alarm: Method, view: Any, rows: Array) -> None:
         """Let an attack that needs no climbing try these rows; what breaks is noted as its."""
