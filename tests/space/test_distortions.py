@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from carbide.space.corruptions import DRAWS, SMALL, STRENGTHS, kinds_of, missing_kinds
+from carbide.space.corruptions import DRAWS, SMALL, STRENGTHS, drawn, kinds_of, missing_kinds
 from carbide.space.distortions import axes, every_corruption, in_range, missing, render, said, sizes, typical_draws
 from carbide.space.hsv import shift_hsv
 from carbide.types import CORRUPTIONS, Corruption, Distortion, InputError, Space, rng_for
@@ -149,11 +149,16 @@ def test_every_corruption_repeats_changes_more_with_severity_and_stays_in_the_bo
     found = [corrupted(x, kind, s, space=BIG) for s in (1, 3, 5)]
     change = [np.abs(f - x).mean() for f in found]
     assert change[0] > 0
-    assert change[2] > change[0]
+    assert change[2] > change[0] or kind in ("glass_blur", "elastic_transform")  # the paper's strengths bend finer there, not further
     assert all(((f >= 0) & (f <= 1)).all() for f in found)
     np.testing.assert_array_equal(found[0], corrupted(x, kind, 1, space=BIG))
     other = corrupted(x, kind, 3, draw=1, space=BIG)
-    assert np.array_equal(other, found[1]) == (not kind.endswith("noise"))
+    assert np.array_equal(other, found[1]) == (not drawn(kind))
+    large = Space.image((3, 80, 72))
+    y = np.tile(x, (1, 1, 2, 2))[:, :, :, :72]
+    change = [np.abs(corrupted(y, kind, s, space=large) - y).mean() for s in (1, 3, 5)]  # with the strengths of large images
+    assert change[0] > 0
+    assert change[2] > change[0] or kind == "elastic_transform"  # the paper's strengths bend finer there, not further
 
 
 def test_blurs_keep_the_mean_and_pixelation_makes_blocks():
@@ -177,9 +182,9 @@ def test_saturation_is_multiplied_and_moved():
 def test_a_corruption_is_a_kind_and_a_pattern_and_nothing_else():
     threat = Corruption(severity=2)
     every = every_corruption(threat, COLOUR)
-    assert len(every) == 7 + 4 * DRAWS
+    assert len(every) == 8 + 10 * DRAWS
     assert in_range(every, threat, COLOUR).all()
-    assert not in_range(np.array([[11.0, 0], [0, DRAWS], [0.5, 0], [-1, 0]]), threat, COLOUR).any()
+    assert not in_range(np.array([[18.0, 0], [0, DRAWS], [0.5, 0], [-1, 0]]), threat, COLOUR).any()
     assert said(every[0], threat, COLOUR) == "gaussian noise"
     assert said(np.array([10.0, 0, -2.5]), Distortion(rotation=30, translation=3), GREY) == "rotation 10, across -2.5"
 

@@ -1,7 +1,8 @@
 """Hendrycks & Dietterich 2019, https://arxiv.org/abs/1903.12261: common corruptions of images at five severities.
 
-Noise, blur, light and compression, with the paper's strengths: those for CIFAR-10-C where the shorter side is at most 64 pixels, those
-for ImageNet-C elsewhere. Noise comes in ``DRAWS`` fixed patterns, so that a corruption is decided by its kind and the pattern's number.
+All fifteen of the paper and three of its four spare ones (not spatter), with its strengths: those for CIFAR-10-C where the shorter side is at
+most 64 pixels, those for ImageNet-C elsewhere. What is drawn (noise, weather, directions, bends) comes in ``DRAWS`` fixed patterns, so that a
+corruption is decided by its kind and the pattern's number. Frost is drawn, where the paper lays photographs over the image (``weather.py``).
 
 >>> from carbide.types import Corruption, Space
 >>> x, threat, space = np.full((1, 1, 4, 4), 0.5), Corruption(severity=3, kinds=("brightness",)), Space.image((1, 4, 4))
@@ -19,9 +20,11 @@ import numpy as np
 
 from carbide.space.hsv import shift_hsv
 from carbide.space.jpeg import jpeg
+from carbide.space.warps import elastic, glass_blur, motion_blur, zoom_blur
+from carbide.space.weather import fog, frost, snow
 from carbide.types import CORRUPTIONS, Array, Corruption, Space, rng_for
 
-DRAWS = 3  # patterns of noise
+DRAWS = 3  # patterns of what is drawn
 SMALL = 64  # pixels of the shorter side up to which an image gets the milder strengths
 STRENGTHS: dict[str, tuple[Any, Any]] = {  # at severities 1 to 5, for small images and for large ones
     "gaussian_noise": ((0.04, 0.06, 0.08, 0.09, 0.1), (0.08, 0.12, 0.18, 0.26, 0.38)),
@@ -35,12 +38,27 @@ STRENGTHS: dict[str, tuple[Any, Any]] = {  # at severities 1 to 5, for small ima
     "saturate": (((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)), ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2))),
     "pixelate": ((0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25)),
     "jpeg_compression": ((80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),
-}
+    "glass_blur": (((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)), ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))),
+    "motion_blur": (((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)), ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))),
+    "zoom_blur": (((1.05, 0.01), (1.1, 0.01), (1.15, 0.01), (1.2, 0.01), (1.25, 0.01)),
+                  ((1.1, 0.01), (1.15, 0.01), (1.2, 0.02), (1.24, 0.02), (1.3, 0.03))),
+    "snow": (((0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9), (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+              (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8)),
+             ((0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7), (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+              (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55))),
+    "frost": (((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)), ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))),
+    "fog": (((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)), ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))),
+    "elastic_transform": (((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),  # of the shorter side
+                          ((2.179, 0.7625, 0.1089), (2.179, 0.0871, 0.2179), (0.0545, 0.0109, 0.0218), (0.0763, 0.0109, 0.0218), (0.1307, 0.0109, 0.0218))),
+}  # fmt: skip
+STILL = frozenset(
+    {"gaussian_blur", "defocus_blur", "zoom_blur", "brightness", "contrast", "saturate", "pixelate", "jpeg_compression"}
+)  # nothing is drawn
 
 
 def drawn(kind: str) -> bool:
-    """Whether a kind draws a pattern of noise."""
-    return kind.endswith("noise")
+    """Whether a kind draws a pattern."""
+    return kind not in STILL
 
 
 def kinds_of(threat: Corruption, space: Space) -> tuple[str, ...]:
@@ -151,6 +169,12 @@ def _jpeg(x: Array, strength: int, pattern: int) -> Array:
     return np.stack([jpeg(image, strength) for image in x])
 
 
+def _drawing(how: Any) -> Any:
+    """A maker of a corruption that draws for itself: the same pattern for all images."""
+    return lambda x, strength, pattern: how(x, strength, rng_for(pattern, "corruption", how.__name__))
+
+
 _MAKERS: dict[str, Any] = {"gaussian_noise": _gaussian, "shot_noise": _shot, "impulse_noise": _impulse, "speckle_noise": _speckle, "gaussian_blur": _blur,
                            "defocus_blur": _defocus, "brightness": _bright, "contrast": _contrast, "saturate": _saturate, "pixelate": _pixelate,
-                           "jpeg_compression": _jpeg}  # fmt: skip
+                           "jpeg_compression": _jpeg, "elastic_transform": _drawing(elastic),
+                           **{how.__name__: _drawing(how) for how in (glass_blur, motion_blur, zoom_blur, snow, frost, fog)}}  # fmt: skip
