@@ -52,7 +52,7 @@ def fog(x: Array, strength: tuple[float, float], rng: Rng) -> Array:
 def frost(x: Array, strength: tuple[float, float], rng: Rng) -> Array:
     """Ridges of ice: ``strength`` holds how much of the image and how much of the ice is seen."""
     seen, ice = strength
-    ridges = (1 - np.abs(2 * plasma(x.shape[2], x.shape[3], ROUGH, rng) - 1)) ** 2
+    ridges = 1 - np.abs(2 * plasma(x.shape[2], x.shape[3], ROUGH, rng) - 1)
     return seen * x + ice * ridges
 
 
