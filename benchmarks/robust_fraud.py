@@ -49,7 +49,7 @@ def main() -> None:
              "s to train": f"{np.mean([r['seconds'] for r in results]):.0f}"} for name, results in found.items()]  # fmt: skip
     record("Fraud: robust boosting", rows,
            protocol=f"{options.seeds} worlds of {options.rows:,} payments (seeds {options.first} to {options.first + options.seeds - 1}), attackers with "
-                    f"${MONEY:.0f}; mean and range over the worlds. Recall at 1% false positives; kept: share of the money that attackers keep.",
+                    f"${MONEY:.0f}; mean and range over the worlds. Recall at 1% false positives; kept: share of the money that attackers with that much keep, and with up to $400.",
            notes=[f"Prices are looked for up to ${FAR:.0f}; a missed fraud costs nothing."])  # fmt: skip
 
 
