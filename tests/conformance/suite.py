@@ -15,7 +15,21 @@ from carbide import registry
 from carbide.registry import SLOTS, Entry, Method
 from carbide.space.distortions import axes, every_corruption, proposal_shape, render
 from carbide.space.patches import pixels_of, shapes
-from carbide.types import Certificate, Corruption, Distortion, FeatureBudget, InputError, LpBall, Model, Patch, Poison, PrivacyClaim, decide, rng_for
+from carbide.types import (
+    AttributeInference,
+    Certificate,
+    Corruption,
+    Distortion,
+    FeatureBudget,
+    InputError,
+    LpBall,
+    Model,
+    Patch,
+    Poison,
+    PrivacyClaim,
+    decide,
+    rng_for,
+)
 from tests.conformance.cases import World, worlds
 
 DENSE = 41  # values of one parameter that are tried for truth
@@ -200,6 +214,21 @@ def check_privacy(method: Method, world: World) -> None:
     assert abs(chance - 0.5) < 0.15, f"it tells members that are none: AUC {chance:.2f}"
 
 
+def check_attribute(method: Method, world: World) -> None:
+    """It is right about people who were trained on oftener than about others and than without the model, and repeats."""
+    from carbide.privacy.attributes import GAIN, LEAK, audit
+
+    same = unchanged({"x": world.case.data.train.x, "y": world.case.data.train.y})
+    section = audit(world.case, world.threat, {"tried": method})
+    again = audit(world.case, world.threat, {"tried": method})
+    same()
+    assert not [s for s in section.skipped if s.status == "failed"], f"the judge refused it: {section.skipped}"
+    assert section.findings == again.findings, "the same seed gives other findings"
+    found = {f.metric: f for f in section.findings}
+    assert found[LEAK].low > 0, f"it finds no leak of a model that remembers: {found[LEAK].value:.3f}"
+    assert found[GAIN].value > 0, f"it is no better than a guess without the model: {found[GAIN].value:.3f}"
+
+
 def check_claim(method: Method, world: World) -> None:
     """It refutes a claim without any noise behind it, leaves a sound one standing, and repeats."""
     from carbide.privacy.claims import examine
@@ -306,7 +335,9 @@ def check_behaviour(room: str, verb: str, form: str, method: Method) -> int:
     for world in worlds_for(method):
         audits = {"evasion": check_evasion, "poisoning": check_poisoning, "privacy": check_privacy, "extraction": check_extraction}
         try:
-            if isinstance(world.threat, PrivacyClaim):
+            if isinstance(world.threat, AttributeInference):
+                check_attribute(method, world)
+            elif isinstance(world.threat, PrivacyClaim):
                 check_claim(method, world)
             elif verb == "audit":
                 audits[room](method, world)

@@ -14,6 +14,7 @@ from carbide.registry import Method
 from carbide.space.distortions import proposal_shape
 from carbide.types import (
     Access,
+    AttributeInference,
     Backdoor,
     Certificate,
     Corruption,
@@ -191,6 +192,16 @@ class HopefulEvidence(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Guesswork(Method):
+    """Says what is believed without the model."""
+
+    threats = (AttributeInference,)
+
+    def __call__(self, model, puzzle, threat, rng):
+        return puzzle.prior
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoThief(Method):
     """Asks one row and says class 0."""
 
@@ -281,6 +292,7 @@ CHEATS = [
     ("privacy", "audit", "model", OrderScores()),
     ("privacy", "audit", "pilot", NoEvidence()),
     ("privacy", "audit", "pilot", HopefulEvidence()),
+    ("privacy", "audit", "model", Guesswork()),
     ("extraction", "audit", "oracle", NoThief()),
     ("extraction", "audit", "oracle", KeepingThief()),
     ("evasion", "harden", "recipe", NoDefence()),
