@@ -166,6 +166,7 @@ def _all() -> tuple[World, ...]:
     forest, stump = tree_recipe(), EstimatorRecipe(estimator=DecisionTreeClassifier(max_depth=3))
     deep = tree_recipe(max_depth=None, n_estimators=20)
     linear = EstimatorRecipe(estimator=LogisticRegression())
+    exact = EstimatorRecipe(estimator=LogisticRegression(tol=1e-10))
     boosted = EstimatorRecipe(estimator=GradientBoostingClassifier(n_estimators=10))
     nets = [("torch table", tables), ("torch images", pictures)]
     found = [
@@ -196,6 +197,8 @@ def _all() -> tuple[World, ...]:
         World(name="net, members", case=Case(model=fit(torch_recipe(tables), tables), data=tables, recipe=torch_recipe(tables)), threat=Membership()),
         World(name="linear images, members", case=Case(model=fit(linear, splits("large images")), data=splits("large images"), recipe=linear), threat=Membership()),
         World(name="overfit forest, attribute", case=Case(model=fit(deep, noisy), data=noisy, recipe=deep), threat=AttributeInference(feature="b", bins=2)),
+        World(name="linear, missing row", case=Case(model=fit(exact, noisy), data=noisy, recipe=exact), threat=Reconstruction(known="others")),
+        World(name="linear torch images, classes", case=Case(model=linear_torch(pictures), data=pictures), threat=Reconstruction()),
         World(name="linear, queries", case=Case(model=fit(linear, tables), data=tables, recipe=linear), threat=Queries(n=100)),
         claim_world("sound claim", 20.0), claim_world("broken claim", 0.0),
     ]  # fmt: skip

@@ -27,6 +27,7 @@ from carbide.types import (
     Patch,
     Poison,
     PrivacyClaim,
+    Reconstruction,
     decide,
     rng_for,
 )
@@ -229,6 +230,25 @@ def check_attribute(method: Method, world: World) -> None:
     assert found[GAIN].value > 0, f"it is no better than a guess without the model: {found[GAIN].value:.3f}"
 
 
+def check_reconstruction(method: Method, world: World) -> None:
+    """Of a model at its minimum most rows are rebuilt; of the model alone every class's input is of that class, in the space."""
+    from carbide.privacy.reconstructions import FALSE, SHARE, audit
+
+    case, threat = world.case, world.threat
+    assert isinstance(threat, Reconstruction)
+    first, again = (audit(case, threat, {"tried": method}) for _ in range(2))
+    assert first.findings, f"the judge refused it: {first.skipped}"
+    assert [f.value for f in first.findings] == [f.value for f in again.findings], "the same seed gives other findings"
+    found = {f.metric: f.value for f in first.findings}
+    if threat.known == "others":
+        assert found[SHARE] >= FLOOR, f"it rebuilt {found[SHARE]:.0%} of the rows that can be rebuilt"
+        assert found[FALSE] <= 0.05, "it rebuilds rows that were never trained on"
+        return
+    x, y, space = first.evidence["tried_x"], first.evidence["tried_y"], case.data.train.space
+    assert ((x >= space.lower) & (x <= space.upper)).all(), "it leaves the space"
+    assert (case.model.predict(x).argmax(1) == y).all(), "its inputs are of other classes"
+
+
 def check_claim(method: Method, world: World) -> None:
     """It refutes a claim without any noise behind it, leaves a sound one standing, and repeats."""
     from carbide.privacy.claims import examine
@@ -337,6 +357,8 @@ def check_behaviour(room: str, verb: str, form: str, method: Method) -> int:
         try:
             if isinstance(world.threat, AttributeInference):
                 check_attribute(method, world)
+            elif isinstance(world.threat, Reconstruction):
+                check_reconstruction(method, world)
             elif isinstance(world.threat, PrivacyClaim):
                 check_claim(method, world)
             elif verb == "audit":

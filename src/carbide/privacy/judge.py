@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from carbide.privacy import attributes, claims
+from carbide.privacy import attributes, claims, reconstructions
 from carbide.privacy._pictures import at_risk, group_figure, risk_figure, roc_figure
 from carbide.privacy._reading import apart, by_group, groups_of
 from carbide.privacy.statement import privacy_of, stated_by
@@ -35,6 +35,7 @@ from carbide.types import (
     InputError,
     Model,
     PrivacyClaim,
+    Reconstruction,
     Section,
     Skip,
     Threat,
@@ -46,7 +47,11 @@ FPRS = (0.01, 0.001)
 AUC, CONTROL, OWN = "membership AUC", "negative control AUC", "membership AUC of this model"
 DISJOINT = "negative control AUC on disjoint data"
 LEAST_SIDE = 20  # train and test rows that a control on disjoint data needs
-_OTHERS: Mapping[type[Threat], Any] = {PrivacyClaim: claims, AttributeInference: attributes}  # judges of the room's other threats
+_OTHERS: Mapping[type[Threat], Any] = {
+    PrivacyClaim: claims,
+    AttributeInference: attributes,
+    Reconstruction: reconstructions,
+}  # judges of the room's other threats
 DOUBT = 0.999  # confidence at which a control or a bound counts as broken
 WIDER = 3.290527 / 1.959964  # how much wider than at 0.95 a normal interval is at that confidence
 

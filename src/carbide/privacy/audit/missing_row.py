@@ -1,0 +1,46 @@
+"""Balle, Cherubin & Hayes 2022, https://arxiv.org/abs/2201.04845: the one training row that an informed adversary does not know.
+
+Of a convex model the training row follows in closed form from its weights and all other rows, because the gradient at the minimum is zero
+(section 3 of the paper). Nothing is searched, and nothing is left to chance.
+
+>>> MissingRow().needs.words()
+'weights'
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from carbide.models.stationary import stationary, why_not
+from carbide.privacy.rebuilt import Rebuilt
+from carbide.registry import Method
+from carbide.types import Access, Case, Dataset, InputError, Model, Reconstruction, Rng, Threat
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingRow(Method):
+    """Solves the equations of a logistic regression's minimum for the row that is missing among the others."""
+
+    threats = (Reconstruction,)
+    needs: ClassVar[Access] = Access.WEIGHTS
+
+    def __call__(self, model: Model, others: Dataset | None, threat: Reconstruction, rng: Rng) -> Rebuilt:
+        """The row and its label, within the bounds of the space.
+
+        Raises:
+            InputError: if the others are not known, the model is none whose minimum is known, or was trained on other rows.
+        """
+        if others is None:
+            raise InputError("missing_row solves for one row among known ones; ask with known: others")
+        flat, label = stationary(model).missing(others.x.reshape(len(others), -1).astype(float), others.y)
+        x = np.clip(flat.reshape(1, *model.space.shape), model.space.lower, model.space.upper)
+        return Rebuilt(x=x, y=np.array([label], np.int64))
+
+    def refuses(self, case: Case, threat: Threat) -> str | None:
+        """The attacker must know the other rows, and the model must be a logistic regression at its minimum."""
+        if getattr(threat, "known", "others") != "others":
+            return "it solves for one row among known ones; ask with known: others"
+        return why_not(case.model)
