@@ -124,7 +124,7 @@ def stationary(model: Any) -> Stationary:
     mean = getattr(scaler, "mean_", None)
     scale = getattr(scaler, "scale_", None)
     variance = getattr(scaler, "var_", None)
-    counted = 0 if mean is None or variance is None else int(np.max(scaler.n_samples_seen_))
+    counted = 0 if mean is None or variance is None else int(np.max(getattr(scaler, "n_samples_seen_", 0)))
     cost = math.inf if params.get("penalty", "l2") is None else float(params["C"])
     zero, one = np.zeros(d), np.ones(d)
     return Stationary(weights=np.asarray(final.coef_, float), intercepts=np.asarray(final.intercept_, float), cost=cost, mean=zero if mean is None else mean,

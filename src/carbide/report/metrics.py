@@ -49,6 +49,19 @@ ATLAS: Mapping[str, Technique] = {
     "extraction": Technique(id="AML.T0024.002", name="Extract AI Model"),
 }
 
+INVERSION = Technique(id="AML.T0024.001", name="Invert AI Model")
+INVERTS = ("guessing ", "rebuilding ")  # how threats about what training rows hold begin
+
+
+def technique_of(room: str, threat: str) -> Technique | None:
+    """The technique of a threat in words, None for a room that has none.
+
+    >>> technique_of("privacy", "rebuilding training rows from the model").id
+    'AML.T0024.001'
+    """
+    return INVERSION if room == "privacy" and threat.startswith(INVERTS) else ATLAS.get(room)
+
+
 # Values between green and red are amber. Metrics with ``clean`` are judged by the share of the clean value that is left.
 METRICS: Mapping[str, Metric] = {m.key: m for m in (
     Metric(key="robust_accuracy", name="robust accuracy", good=1, room="evasion", clean="accuracy", green=0.75, red=0.5,

@@ -5,7 +5,7 @@ most as often as the best membership test with that false-positive rate finds me
 
 >>> from carbide.stats.accounting import PrivacyStatement
 >>> round(PrivacyStatement(epsilon=1.0, delta=1e-5, mu=0.27).presence_tpr(0.001), 5)
-0.00242
+0.0024
 """
 
 from __future__ import annotations
