@@ -67,6 +67,15 @@ def test_a_scaler_in_front_gives_the_row_away_however_short_the_training():
     assert value(audit(still, OTHERS, {"missing_row": MissingRow()}), FAR) < 1e-2
 
 
+def test_training_again_undoes_a_short_training():
+    start = case(LogisticRegression(tol=1e-4))
+    closed, again = (audit(start, OTHERS, {"missing_row": MissingRow(retrainings=n)}) for n in (0, 4))
+    assert value(again, FAR) < value(closed, FAR) / 10
+    assert value(again, SHARE) >= value(closed, SHARE)
+    with pytest.raises(InputError, match="retrainings is -1"):
+        MissingRow(retrainings=-1)
+
+
 def test_the_judge_finds_rows_that_were_trained_on_and_no_others():
     start = case(LogisticRegression(tol=1e-12, max_iter=10_000))
     section = audit(start, OTHERS, {"missing_row": MissingRow()})

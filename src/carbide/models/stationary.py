@@ -17,6 +17,7 @@ that one. So far scikit-learn's ``LogisticRegression`` with an intercept and an 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from carbide.types import Array, InputError
 
+CLOSE = 1e-12  # weights that are so near are the same
 ROUNDING = 0.05  # by how much what is left over of a residual may exceed 1, beside what the training left undone
 
 
@@ -32,7 +34,7 @@ class Stationary:
     """Weights ``(h, d)`` and intercepts ``(h,)`` at the minimum of ``cost * sum of losses + |weights|^2 / 2``; h = 1 for two classes.
 
     ``mean``, ``scale`` and ``variance`` ``(d,)`` are those of the scaler in front, of ``counted`` rows; 0 = there is none that keeps
-    them. ``tolerance`` is how far the mean gradient may be from zero.
+    them. ``tolerance`` is how far the mean gradient may be from zero; ``estimator`` is what was trained.
     """
 
     weights: Array
@@ -43,6 +45,7 @@ class Stationary:
     variance: Array
     counted: int
     tolerance: float
+    estimator: Any
 
     def residuals(self, z: Array, y: Array) -> Array:
         """Probabilities less one-hot labels ``(n, h)`` of scaled rows ``(n, d)``."""
@@ -66,14 +69,44 @@ class Stationary:
         seen = self.residuals(z, y)
         left = -seen.sum(0)
         self._check(x, left)
-        if self.counted:
-            row = self.counted * self.mean - x.sum(0)
-        else:
-            penalty = self.weights / self.cost if math.isfinite(self.cost) else np.zeros_like(self.weights)
-            row = (left @ (-penalty - seen.T @ z)) / max(float(left @ left), 1e-300) * self.scale + self.mean
+        row = self._row(x, y)
         classes = max(2, len(left))
         tried = self.residuals(np.tile((row - self.mean) / self.scale, (classes, 1)), np.arange(classes))
         return row, int(np.abs(tried - left).max(1).argmin())
+
+    def _row(self, x: Array, y: Array) -> Array:
+        """The missing row ``(d,)`` by the equations, whatever comes out."""
+        if self.counted:
+            return self.counted * self.mean - x.sum(0)
+        z = (x - self.mean) / self.scale
+        seen = self.residuals(z, y)
+        left = -seen.sum(0)
+        penalty = self.weights / self.cost if math.isfinite(self.cost) else np.zeros_like(self.weights)
+        return (left @ (-penalty - seen.T @ z)) / max(float(left @ left), 1e-300) * self.scale + self.mean
+
+    def settled(self, x: Array, y: Array, times: int) -> tuple[Array, int]:
+        """As ``missing``; then the training is repeated with the row that was found, up to ``times``, and what the same equations say too much
+        of that known row is taken off: short trainings stop short of the minimum in the same way with either row.
+
+        The row whose training comes nearest to the weights is kept.
+        """
+        from sklearn.base import clone
+
+        aim, label = self.missing(x, y)
+        row = best = aim
+        least = math.inf
+        for _ in range(times):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # how far the training goes is what is being repeated
+                again = clone(self.estimator).fit(np.vstack([x, row]), np.append(y, label))
+            seen = _read(again)
+            off = float(np.linalg.norm(seen.weights - self.weights) + np.linalg.norm(seen.intercepts - self.intercepts))
+            if off < least:
+                best, least = row, off
+            if off < CLOSE or off > 2 * least or self.counted:
+                break
+            row = row + aim - seen._row(x, y)
+        return best, label
 
     def _check(self, x: Array, left: Array) -> None:
         """Whether what the known rows leave over can be one row's: a scaler has counted it and its spread, else its residual is at most 1."""
@@ -119,6 +152,13 @@ def stationary(model: Any) -> Stationary:
         raise InputError(f"the logistic regression {odd}, so that the equations of its minimum are others than those known here")
     if np.asarray(final.classes_).tolist() != list(range(model.classes)):
         raise InputError(f"the logistic regression names its classes {np.asarray(final.classes_).tolist()[:5]}, not 0 to {model.classes - 1}")
+    return _read(estimator)
+
+
+def _read(estimator: Any) -> Stationary:
+    steps = [step for _, step in getattr(estimator, "steps", [("", estimator)])]
+    *before, final = steps
+    params = final.get_params()
     d = final.coef_.shape[1]
     scaler = before[0] if before else None
     mean = getattr(scaler, "mean_", None)
@@ -129,4 +169,4 @@ def stationary(model: Any) -> Stationary:
     zero, one = np.zeros(d), np.ones(d)
     return Stationary(weights=np.asarray(final.coef_, float), intercepts=np.asarray(final.intercept_, float), cost=cost, mean=zero if mean is None else mean,
                       scale=one if scale is None else scale, variance=one if variance is None else variance, counted=counted,
-                      tolerance=float(params["tol"]))  # fmt: skip
+                      tolerance=float(params["tol"]), estimator=estimator)  # fmt: skip
