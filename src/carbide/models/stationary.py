@@ -95,15 +95,20 @@ class Stationary:
         aim, label = self.missing(x, y)
         row = best = aim
         least = math.inf
-        for _ in range(times):
+        for _ in range(0 if self.counted else times):
+            if not np.isfinite(row).all():
+                break
+            again: Any = clone(self.estimator)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # how far the training goes is what is being repeated
-                again = clone(self.estimator).fit(np.vstack([x, row]), np.append(y, label))
+                again.fit(np.vstack([x, row]), np.append(y, label))
             seen = _read(again)
+            if seen.weights.shape != self.weights.shape:
+                break
             off = float(np.linalg.norm(seen.weights - self.weights) + np.linalg.norm(seen.intercepts - self.intercepts))
             if off < least:
                 best, least = row, off
-            if off < CLOSE or off > 2 * least or self.counted:
+            if off < CLOSE or off > 2 * least:
                 break
             row = row + aim - seen._row(x, y)
         return best, label
