@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from carbide.plan import Plan, make_ask, number, plan_schema, read_plan
 from carbide.types import (
+    AttributeInference,
     Backdoor,
     Corruption,
     Distortion,
@@ -25,6 +26,7 @@ from carbide.types import (
     Price,
     PriceTable,
     Queries,
+    Reconstruction,
     Space,
 )  # fmt: skip
 
@@ -52,6 +54,9 @@ def test_threats_read_as_nouns(tmp_path):
     assert ask({"poisoning": {"flips": 0.01}}) == Flips(fraction=0.01)
     assert ask({"poisoning": {"backdoor": 0.02, "target": 1}}) == Backdoor(fraction=0.02, target=1)
     assert ask({"membership": None}) == Membership()
+    assert ask({"attribute": {"feature": "b", "label": False, "bins": 4}}) == AttributeInference(feature="b", label=False, bins=4)
+    assert ask({"reconstruction": {}}) == Reconstruction()
+    assert ask({"reconstruction": {"known": "others"}}) == Reconstruction(known="others")
     assert ask({"extraction": {"queries": 10, "answers": "labels"}}) == Queries(n=10, answers="labels")
 
 
@@ -71,6 +76,13 @@ def test_threats_read_as_nouns(tmp_path):
         ({"poisoning": {"flips": 3}}, "3"),
         ({"extraction": {"queries": "many"}}, "many"),
         ({"membership": [1]}, "[1]"),
+        ({"membership": {"feature": "a"}}, "feature"),
+        ({"attribute": {}}, "names no feature"),
+        ({"attribute": {"feature": "c"}}, "'c' is not in the space"),
+        ({"attribute": {"feature": "a", "label": "no"}}, "label is 'no'"),
+        ({"attribute": {"feature": "a", "bins": 1}}, "bins is 1"),
+        ({"attribute": {"feature": "a", "folds": 2}}, "folds"),
+        ({"reconstruction": {"known": "some"}}, "known is 'some'"),
     ],
 )
 def test_wrong_threats_are_named(entry, word):
@@ -119,6 +131,7 @@ def test_wrong_changes_of_images_are_named(own, word):
         ({"threats": [{"membership": {"audit": {"liar": {}}}}]}, "liar"),
         ({"threats": [{"membership": {"audit": {"lira": {"shadow": 3}}}}]}, "shadow"),
         ({"gate": {"a": {"b": 1}}}, "gate"),
+        ({"data": {"source": "t.csv", "label": "ill"}, "threats": [{"attribute": {"feature": "ill"}}]}, "which is the label"),
     ],
 )
 def test_wrong_plans_are_named(change, word):

@@ -18,11 +18,12 @@ _HOME = {
     "audit": "carbide.api", "harden": "carbide.api", "prove": "carbide.api", "prove_claims": "carbide.api", "prove_property": "carbide.api", "load_model": "carbide.api", "load_data": "carbide.api", "run": "carbide.api",
     "Plan": "carbide.plan", "Report": "carbide.pipeline",
     "Monotone": "carbide.evasion.claims", "NeverFlips": "carbide.evasion.claims",
-    **dict.fromkeys(("Access", "Backdoor", "Bracket", "CarbideError", "Certificate", "Corruption", "Dataset", "Decision", "Distortion", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall", "Membership", "OperatingPoint", "Outcome", "Patch", "Poison", "Price", "PriceTable", "PrivacyClaim", "Queries", "Space", "Splits", "Threat", "UnsoundError"), "carbide.types"),
+    **dict.fromkeys(("Access", "AttributeInference", "Backdoor", "Bracket", "CarbideError", "Certificate", "Corruption", "Dataset", "Decision", "Distortion", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall", "Membership", "OperatingPoint", "Outcome", "Patch", "Poison", "Price", "PriceTable", "PrivacyClaim", "Queries", "Reconstruction", "Space", "Splits", "Threat", "UnsoundError"), "carbide.types"),
 }  # fmt: skip
 
 __all__ = [
     "Access",
+    "AttributeInference",
     "Backdoor",
     "Bracket",
     "CarbideError",
@@ -48,6 +49,7 @@ __all__ = [
     "PriceTable",
     "PrivacyClaim",
     "Queries",
+    "Reconstruction",
     "Report",
     "Space",
     "Splits",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from carbide.plan import Plan
     from carbide.types import (
         Access,
+        AttributeInference,
         Backdoor,
         Bracket,
         CarbideError,
@@ -93,6 +96,7 @@ if TYPE_CHECKING:
         PriceTable,
         PrivacyClaim,
         Queries,
+        Reconstruction,
         Space,
         Splits,
         Threat,

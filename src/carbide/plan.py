@@ -22,10 +22,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from carbide import registry
 from carbide._audit import Ask
 from carbide._harden import Budget
+from carbide.privacy.levels import check_feature
 from carbide.report.gate import parse_gate
 from carbide.space.patches import pixels_of
 from carbide.types import (
     DISTORTIONS,
+    AttributeInference,
     Backdoor,
     Corruption,
     Distortion,
@@ -39,12 +41,13 @@ from carbide.types import (
     PriceTable,
     PrivacyClaim,
     Queries,
+    Reconstruction,
     Space,
     Threat,
 )  # fmt: skip
 
 NORMS = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
-ALIASES = {"membership": "privacy"}
+ALIASES = {"membership": "privacy", "attribute": "privacy", "reconstruction": "privacy"}
 KINDS = {
     "ball": ("norm", "eps", "target"),
     "prices": ("money", "prices"),
@@ -57,7 +60,9 @@ THREAT_KEYS = {
     "poisoning": ("flips", "backdoor", "target", "area", "features"),
     "privacy": ("folds", "epsilon", "delta", "mu", "pairs", "adjacency"),
     "extraction": ("queries", "answers"),
-}
+    "attribute": ("feature", "label", "bins"),
+    "reconstruction": ("known",),
+}  # of rooms, and of aliases that are threats of their own
 
 
 class _Strict(BaseModel):
@@ -168,7 +173,10 @@ def _validate(raw: dict[Any, Any], name: str) -> Plan:
     if not plan.threats and not plan.properties:
         raise InputError(f"{name}: threats is empty; name at least one, e.g. threats: [{{membership: {{}}}}], or properties to prove")
     for entry in plan.threats:
-        split_threat(entry)
+        _, own, _ = split_threat(entry)
+        if "attribute" in entry and plan.data.label is not None and own.get("feature") == plan.data.label:
+            raise InputError(f"{name}: attribute guesses {plan.data.label!r}, which is the label; name a feature, and say label: false for an attacker "
+                             "who does not know people's labels")  # fmt: skip
     parse_gate(plan.gate)
     return plan
 
@@ -203,11 +211,16 @@ def split_threat(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[st
     for name, value in options.items():
         if name in named:
             named[name] = _named_methods(room, name, value)
-        elif name in THREAT_KEYS[room]:
+        elif name in _own_keys(str(key)):
             own[name] = value
         else:
-            raise InputError(f"threat {key} has no key {name!r}; its keys are {', '.join([*THREAT_KEYS[room], *named])}")
+            raise InputError(f"threat {key} has no key {name!r}; its keys are {', '.join([*_own_keys(str(key)), *named])}")
     return room, own, named
+
+
+def _own_keys(key: str) -> tuple[str, ...]:
+    """What may stand in a threat's entry beside methods."""
+    return THREAT_KEYS.get(key) or THREAT_KEYS[ALIASES.get(key, key)]
 
 
 def _named_methods(room: str, verb: str, value: Any) -> dict[str, Any]:
@@ -245,7 +258,7 @@ def make_ask(entry: Mapping[str, Any], *, space: Space, base: Path, prices: Pric
         InputError: if the entry is incomplete or wrong.
     """
     room, own, named = split_threat(entry)
-    threat = _MAKERS[room](own, space, base, prices)
+    threat = _MAKERS.get(str(next(iter(entry))), _MAKERS[room])(own, space, base, prices)
     return Ask(threat=threat, methods=named["audit"], defend=named["harden"], certify=named["prove"])
 
 
@@ -340,6 +353,18 @@ def _pairs(value: Any) -> tuple[tuple[float, float], ...]:
     return tuple((number(e, "epsilon"), number(d, "delta")) for e, d in value)
 
 
+def _attribute(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:
+    if "feature" not in own:
+        raise InputError("attribute names no feature; name the one that is guessed, e.g. attribute: {feature: age}")
+    threat = AttributeInference(**{**own, "feature": str(own["feature"])})
+    check_feature(threat, space)
+    return threat
+
+
+def _reconstruction(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:
+    return Reconstruction(known=str(own.get("known", "nothing")))
+
+
 def _extraction(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:
     queries = own.get("queries", 1000)
     if not isinstance(queries, int) or isinstance(queries, bool):
@@ -347,7 +372,8 @@ def _extraction(own: dict[str, Any], space: Space, base: Path, prices: PriceTabl
     return Queries(n=queries, answers=str(own.get("answers", "probabilities")))
 
 
-_MAKERS = {"evasion": _evasion, "poisoning": _poisoning, "privacy": _privacy, "extraction": _extraction}
+_MAKERS = {"evasion": _evasion, "poisoning": _poisoning, "privacy": _privacy, "extraction": _extraction, "attribute": _attribute,
+           "reconstruction": _reconstruction}  # fmt: skip
 
 
 def plan_schema() -> dict[str, Any]:
@@ -355,14 +381,15 @@ def plan_schema() -> dict[str, Any]:
     schema = Plan.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["properties"]["threats"]["items"] = {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False,
-                                                "properties": {key: _threat_schema(ALIASES.get(key, key)) for key in [*registry.ROOMS, *ALIASES]}}  # fmt: skip
+                                                "properties": {key: _threat_schema(key) for key in [*registry.ROOMS, *ALIASES]}}  # fmt: skip
     return schema
 
 
-def _threat_schema(room: str) -> dict[str, Any]:
+def _threat_schema(key: str) -> dict[str, Any]:
+    room = ALIASES.get(key, key)
     verbs = {verb: {"type": ["object", "array", "string"], "properties": {e.name: _options_schema(e) for e in registry.methods(room=room, verb=verb)}}
              for verb in ("audit", "harden", "prove")}  # fmt: skip
-    return {"type": ["object", "null"], "properties": {**{key: {} for key in THREAT_KEYS[room]}, **verbs}, "additionalProperties": False}
+    return {"type": ["object", "null"], "properties": {**{name: {} for name in _own_keys(key)}, **verbs}, "additionalProperties": False}
 
 
 def _options_schema(entry: registry.Entry) -> dict[str, Any]:

@@ -26,7 +26,12 @@ VERBS = ("audit", "harden", "prove", "guard")
 SLOTS: dict[tuple[str, str], tuple[tuple[str, ...], ...]] = {
     ("evasion", "audit"): (("model", "x", "y", "threat", "rng"),),
     ("poisoning", "audit"): (("dataset", "threat", "rng"),),
-    ("privacy", "audit"): (("model", "dataset", "rng", "shadows"), ("pilot", "dataset", "threat", "rng")),
+    ("privacy", "audit"): (
+        ("model", "dataset", "rng", "shadows"),
+        ("pilot", "dataset", "threat", "rng"),
+        ("model", "puzzle", "threat", "rng"),
+        ("model", "others", "threat", "rng"),
+    ),
     ("extraction", "audit"): (("oracle", "pool", "threat", "rng"),),
     **{(room, "harden"): (("recipe", "threat"), ("model", "dataset", "rng")) for room in ROOMS},
     **{(room, "prove"): (("model", "x", "y", "threat", "rng"), ("recipe", "dataset", "x", "y", "threat", "rng")) for room in ROOMS},

@@ -487,6 +487,46 @@ class PrivacyClaim(Threat):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttributeInference(Threat):
+    """An attacker who knows a person's other features and asks the model what the feature ``feature`` of theirs is.
+
+    With ``label`` the attacker also knows the person's label. A feature of real numbers, or of more than ten whole ones, is guessed as
+    one of ``bins`` ranges that hold equally many people.
+    """
+
+    room: ClassVar[str] = "privacy"
+    feature: str
+    label: bool = True
+    bins: int = 3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.feature, str) or not self.feature:
+            raise InputError(f"feature is {self.feature!r}; give the name of the sensitive feature")
+        if not isinstance(self.label, bool):
+            raise InputError(f"label is {self.label!r}; write true if the attacker knows people's labels, else false")
+        if isinstance(self.bins, bool) or not isinstance(self.bins, int) or not 2 <= self.bins <= 10:
+            raise InputError(f"bins is {self.bins!r}; give a whole number from 2 to 10")
+
+    def words(self) -> str:
+        return f"guessing {self.feature!r} of people in the training set" + ("" if self.label else " whose labels are not known")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction(Threat):
+    """An attacker who rebuilds training rows: from the model alone (``known`` is ``nothing``), or as one who knows all ``others``."""
+
+    room: ClassVar[str] = "privacy"
+    known: str = "nothing"
+
+    def __post_init__(self) -> None:
+        if self.known not in ("nothing", "others"):
+            raise InputError(f"known is {self.known!r}; choose nothing (the model alone) or others (every training row but one)")
+
+    def words(self) -> str:
+        return "rebuilding training rows from " + ("the model" if self.known == "nothing" else "the model and all other training rows")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Queries(Threat):
     """An attacker who copies the model with at most ``n`` queries that are answered with ``answers``.
 

@@ -16,6 +16,7 @@ from carbide.models.estimators import EstimatorModel, EstimatorRecipe
 from carbide.models.training_functions import FunctionRecipe
 from carbide.types import (
     Access,
+    AttributeInference,
     Backdoor,
     Case,
     Corruption,
@@ -30,6 +31,7 @@ from carbide.types import (
     PriceTable,
     PrivacyClaim,
     Queries,
+    Reconstruction,
     Space,
     Splits,
     Threat,
@@ -164,6 +166,7 @@ def _all() -> tuple[World, ...]:
     forest, stump = tree_recipe(), EstimatorRecipe(estimator=DecisionTreeClassifier(max_depth=3))
     deep = tree_recipe(max_depth=None, n_estimators=20)
     linear = EstimatorRecipe(estimator=LogisticRegression())
+    exact = EstimatorRecipe(estimator=LogisticRegression(tol=1e-10))
     boosted = EstimatorRecipe(estimator=GradientBoostingClassifier(n_estimators=10))
     nets = [("torch table", tables), ("torch images", pictures)]
     found = [
@@ -193,6 +196,9 @@ def _all() -> tuple[World, ...]:
         World(name="linear, members", case=Case(model=fit(linear, noisy), data=noisy, recipe=linear), threat=Membership()),
         World(name="net, members", case=Case(model=fit(torch_recipe(tables), tables), data=tables, recipe=torch_recipe(tables)), threat=Membership()),
         World(name="linear images, members", case=Case(model=fit(linear, splits("large images")), data=splits("large images"), recipe=linear), threat=Membership()),
+        World(name="overfit forest, attribute", case=Case(model=fit(deep, noisy), data=noisy, recipe=deep), threat=AttributeInference(feature="b", bins=2)),
+        World(name="linear, missing row", case=Case(model=fit(exact, noisy), data=noisy, recipe=exact), threat=Reconstruction(known="others")),
+        World(name="linear torch images, classes", case=Case(model=linear_torch(pictures), data=pictures), threat=Reconstruction()),
         World(name="linear, queries", case=Case(model=fit(linear, tables), data=tables, recipe=linear), threat=Queries(n=100)),
         claim_world("sound claim", 20.0), claim_world("broken claim", 0.0),
     ]  # fmt: skip

@@ -15,7 +15,22 @@ from carbide import registry
 from carbide.registry import SLOTS, Entry, Method
 from carbide.space.distortions import axes, every_corruption, proposal_shape, render
 from carbide.space.patches import pixels_of, shapes
-from carbide.types import Certificate, Corruption, Distortion, FeatureBudget, InputError, LpBall, Model, Patch, Poison, PrivacyClaim, decide, rng_for
+from carbide.types import (
+    AttributeInference,
+    Certificate,
+    Corruption,
+    Distortion,
+    FeatureBudget,
+    InputError,
+    LpBall,
+    Model,
+    Patch,
+    Poison,
+    PrivacyClaim,
+    Reconstruction,
+    decide,
+    rng_for,
+)
 from tests.conformance.cases import World, worlds
 
 DENSE = 41  # values of one parameter that are tried for truth
@@ -200,6 +215,40 @@ def check_privacy(method: Method, world: World) -> None:
     assert abs(chance - 0.5) < 0.15, f"it tells members that are none: AUC {chance:.2f}"
 
 
+def check_attribute(method: Method, world: World) -> None:
+    """It is right about people who were trained on oftener than about others and than without the model, and repeats."""
+    from carbide.privacy.attributes import GAIN, LEAK, audit
+
+    same = unchanged({"x": world.case.data.train.x, "y": world.case.data.train.y})
+    section = audit(world.case, world.threat, {"tried": method})
+    again = audit(world.case, world.threat, {"tried": method})
+    same()
+    assert not [s for s in section.skipped if s.status == "failed"], f"the judge refused it: {section.skipped}"
+    assert section.findings == again.findings, "the same seed gives other findings"
+    found = {f.metric: f for f in section.findings}
+    assert found[LEAK].low > 0, f"it finds no leak of a model that remembers: {found[LEAK].value:.3f}"
+    assert found[GAIN].value > 0, f"it is no better than a guess without the model: {found[GAIN].value:.3f}"
+
+
+def check_reconstruction(method: Method, world: World) -> None:
+    """Of a model at its minimum most rows are rebuilt; of the model alone every class's input is of that class, in the space."""
+    from carbide.privacy.reconstructions import FALSE, SHARE, audit
+
+    case, threat = world.case, world.threat
+    assert isinstance(threat, Reconstruction)
+    first, again = (audit(case, threat, {"tried": method}) for _ in range(2))
+    assert first.findings, f"the judge refused it: {first.skipped}"
+    assert [f.value for f in first.findings] == [f.value for f in again.findings], "the same seed gives other findings"
+    found = {f.metric: f.value for f in first.findings}
+    if threat.known == "others":
+        assert found[SHARE] >= FLOOR, f"it rebuilt {found[SHARE]:.0%} of the rows that can be rebuilt"
+        assert found[FALSE] <= 0.05, "it rebuilds rows that were never trained on"
+        return
+    x, y, space = first.evidence["tried_x"], first.evidence["tried_y"], case.data.train.space
+    assert ((x >= space.lower) & (x <= space.upper)).all(), "it leaves the space"
+    assert (case.model.predict(x).argmax(1) == y).all(), "its inputs are of other classes"
+
+
 def check_claim(method: Method, world: World) -> None:
     """It refutes a claim without any noise behind it, leaves a sound one standing, and repeats."""
     from carbide.privacy.claims import examine
@@ -306,7 +355,11 @@ def check_behaviour(room: str, verb: str, form: str, method: Method) -> int:
     for world in worlds_for(method):
         audits = {"evasion": check_evasion, "poisoning": check_poisoning, "privacy": check_privacy, "extraction": check_extraction}
         try:
-            if isinstance(world.threat, PrivacyClaim):
+            if isinstance(world.threat, AttributeInference):
+                check_attribute(method, world)
+            elif isinstance(world.threat, Reconstruction):
+                check_reconstruction(method, world)
+            elif isinstance(world.threat, PrivacyClaim):
                 check_claim(method, world)
             elif verb == "audit":
                 audits[room](method, world)

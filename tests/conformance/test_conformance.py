@@ -10,10 +10,12 @@ import pytest
 from carbide import registry
 from carbide.privacy._distinguishers import Distinguisher, Threshold
 from carbide.privacy._neighbours import candidates
+from carbide.privacy.rebuilt import Rebuilt
 from carbide.registry import Method
 from carbide.space.distortions import proposal_shape
 from carbide.types import (
     Access,
+    AttributeInference,
     Backdoor,
     Certificate,
     Corruption,
@@ -27,6 +29,7 @@ from carbide.types import (
     Poison,
     PrivacyClaim,
     Queries,
+    Reconstruction,
 )  # fmt: skip
 from tests.conformance.cases import worlds
 from tests.conformance.suite import check, check_behaviour, check_form
@@ -191,6 +194,28 @@ class HopefulEvidence(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Guesswork(Method):
+    """Says what is believed without the model."""
+
+    threats = (AttributeInference,)
+
+    def __call__(self, model, puzzle, threat, rng):
+        return puzzle.prior
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known(Method):
+    """Hands in a row that the attacker knew, or the middle of the space."""
+
+    threats = (Reconstruction,)
+
+    def __call__(self, model, others, threat, rng):
+        if others is None:
+            return Rebuilt(x=np.full((model.classes, *model.space.shape), 0.5), y=np.arange(model.classes))
+        return Rebuilt(x=others.x[:1], y=others.y[:1])
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoThief(Method):
     """Asks one row and says class 0."""
 
@@ -281,6 +306,8 @@ CHEATS = [
     ("privacy", "audit", "model", OrderScores()),
     ("privacy", "audit", "pilot", NoEvidence()),
     ("privacy", "audit", "pilot", HopefulEvidence()),
+    ("privacy", "audit", "model", Guesswork()),
+    ("privacy", "audit", "model", Known()),
     ("extraction", "audit", "oracle", NoThief()),
     ("extraction", "audit", "oracle", KeepingThief()),
     ("evasion", "harden", "recipe", NoDefence()),

@@ -16,6 +16,7 @@ from carbide.report.metrics import ATLAS, METRICS, key_of
 from carbide.report.numerals import interval, of_100, percent, seconds, size
 from carbide.results import Latency, Results
 from carbide.types import (
+    AttributeInference,
     Backdoor,
     Corruption,
     Distortion,
@@ -26,6 +27,7 @@ from carbide.types import (
     Patch,
     PriceTable,
     Queries,
+    Reconstruction,
     Section,
     Skip,
     Threat,
@@ -46,6 +48,10 @@ THREATS: dict[Threat, str] = {
     Flips(fraction=0.01): "An attacker who may change the labels of 1% of the training rows",
     Backdoor(fraction=0.015, target=3): "An attacker who may tamper with 1.50% of the training rows",
     Membership(): "Someone who wants to know who was in the training data",
+    AttributeInference(feature="hiv"): "Someone who wants to know 'hiv' of people in the training data",
+    AttributeInference(feature="hiv", label=False): "Someone who wants to know 'hiv' of people in the training data whose labels are not known",
+    Reconstruction(): "Someone who has the model and wants to see training data",
+    Reconstruction(known="others"): "Someone who has the model and all training data but one row",
     Queries(n=10000, answers="labels"): "A thief who may ask 10,000 questions, answered with labels,",
 }
 
@@ -53,6 +59,10 @@ THREATS: dict[Threat, str] = {
 @pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.words())
 def test_every_threat_has_an_attacker(threat: Threat) -> None:
     assert words.attacker(threat.words()) == THREATS[threat]
+
+
+def test_a_difference_below_zero_is_none() -> None:
+    assert of_100(-0.03) == "0 of 100"
 
 
 def test_an_unknown_threat_is_said_as_it_is() -> None:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from carbide.privacy import claims
+from carbide.privacy import attributes, claims, reconstructions
 from carbide.privacy._pictures import at_risk, group_figure, risk_figure, roc_figure
 from carbide.privacy._reading import apart, by_group, groups_of
 from carbide.privacy.statement import privacy_of, stated_by
@@ -25,12 +26,32 @@ from carbide.privacy.trials import Game, Trial, play, set_up
 from carbide.registry import Method
 from carbide.stats.intervals import Interval
 from carbide.stats.roc import LEAST, auc, enough, roc_intervals, tpr_at_fpr
-from carbide.types import Array, Case, Figure, Finding, InputError, Model, PrivacyClaim, Section, Skip, Threat, UnsoundError, rng_for
+from carbide.types import (
+    Array,
+    AttributeInference,
+    Case,
+    Figure,
+    Finding,
+    InputError,
+    Model,
+    PrivacyClaim,
+    Reconstruction,
+    Section,
+    Skip,
+    Threat,
+    UnsoundError,
+    rng_for,
+)
 
 FPRS = (0.01, 0.001)
 AUC, CONTROL, OWN = "membership AUC", "negative control AUC", "membership AUC of this model"
 DISJOINT = "negative control AUC on disjoint data"
 LEAST_SIDE = 20  # train and test rows that a control on disjoint data needs
+_OTHERS: Mapping[type[Threat], Any] = {
+    PrivacyClaim: claims,
+    AttributeInference: attributes,
+    Reconstruction: reconstructions,
+}  # judges of the room's other threats
 DOUBT = 0.999  # confidence at which a control or a bound counts as broken
 WIDER = 3.290527 / 1.959964  # how much wider than at 0.95 a normal interval is at that confidence
 
@@ -71,8 +92,9 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
     Raises:
         UnsoundError: if an attack beats the bound of the differential privacy that the recipe states, or refutes a claimed epsilon.
     """
-    if isinstance(threat, PrivacyClaim):
-        return claims.audit(case, threat, methods)
+    other = _OTHERS.get(type(threat))
+    if other is not None:
+        return other.audit(case, threat, methods)
     court = _Court(case=case, threat=threat, game=set_up(case, methods, folds=getattr(threat, "folds", 2)))
     findings: list[Finding] = []
     skipped: list[Skip] = []
@@ -100,8 +122,9 @@ def verify(section: Section, model: Model | None, case: Case | None, threat: Thr
     The targets were never kept, so a model that is given cannot be scored again; what they answered was judged when the
     run was made, and the scores are the evidence.
     """
-    if isinstance(threat, PrivacyClaim):
-        return claims.verify(section, threat)
+    other = None if threat is None else _OTHERS.get(type(threat))
+    if other is not None:
+        return other.verify(section, threat)
     found = []
     named: set[str] = set()
     for finding in section.findings:

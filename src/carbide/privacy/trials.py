@@ -89,12 +89,12 @@ def set_up(case: Case, methods: Mapping[str, Method], *, folds: int = 2) -> Game
     Raises:
         InputError: if all rows are members or none is, so that there is nobody to tell apart, or ``folds`` do not fit the rows.
     """
-    pool, trained, twice = _pool(case)
+    pool, trained, twice = pool_of(case)
     chosen = rng_for(case.seed, "privacy", "records").permutation(len(pool))[:RECORDS]
     records = pool.take(chosen)
     wanted = _wanted(methods, case, pool)
     if case.recipe is None:
-        _two_sides(trained[chosen])
+        two_sides(trained[chosen])
         return Game(records=records, inside=trained[chosen], wanted=wanted, twice=twice)
     count = asked_for(methods) if folds == 2 else folds * max(2, -(-asked_for(methods) // folds))
     shadows = train_shadows(case.recipe, pool, count, case.seed, records=chosen, wanted=wanted, folds=folds)
@@ -102,7 +102,12 @@ def set_up(case: Case, methods: Mapping[str, Method], *, folds: int = 2) -> Game
     return Game(records=records, inside=trained[chosen], shadows=shadows, mixed=mixed, wanted=wanted, twice=twice)
 
 
-def _two_sides(inside: Array) -> None:
+def two_sides(inside: Array) -> None:
+    """Whether some rows were trained on and some were not.
+
+    Raises:
+        InputError: if all were or none was.
+    """
     if inside.all() or not inside.any():
         side = "was trained on" if inside.all() else "was not trained on"
         raise InputError(
@@ -115,10 +120,15 @@ def _wanted(methods: Mapping[str, Method], case: Case, pool: Dataset) -> Wanted:
     probes = {repr(method): method for method in methods.values() if isinstance(method, Prober)}
     if not any(getattr(method, "apart", False) for method in methods.values()):
         return Wanted(probes=probes)
+    return Wanted(probes=probes, apart=rows_apart(case, pool))
+
+
+def rows_apart(case: Case, pool: Dataset) -> Dataset:
+    """The validation rows that are not in the pool: no model of a game was trained on them."""
     held = {_bytes(row, label) for row, label in zip(np.ascontiguousarray(pool.x), pool.y, strict=True)}
     rows = case.data.validation
     fresh = [_bytes(row, label) not in held for row, label in zip(np.ascontiguousarray(rows.x), rows.y, strict=True)]
-    return Wanted(probes=probes, apart=rows.take(np.array(fresh, bool)))
+    return rows.take(np.array(fresh, bool))
 
 
 def _bytes(row: Array, label: int) -> bytes:
@@ -166,7 +176,7 @@ def _more(game: Game) -> tuple[Any, ...]:
     return (game.wanted.apart, game.shadows and game.shadows.folds, sorted(game.wanted.probes)) if game.wanted or game.folds != 2 else ()
 
 
-def _pool(case: Case) -> tuple[Dataset, Array, int]:
+def pool_of(case: Case) -> tuple[Dataset, Array, int]:
     """The distinct train and test rows, which of them the given model was trained on (a row in both parts was), and how many are in both."""
     train, test = case.data.train, case.data.test
     both = {name: np.concatenate([getattr(train, name), getattr(test, name)]) for name in ("x", "y", "ids", "source")}

@@ -9,7 +9,7 @@ import math
 
 from carbide.report import words
 from carbide.report.lights import light_of
-from carbide.report.metrics import ATLAS, CLEAN
+from carbide.report.metrics import CLEAN, technique_of
 from carbide.report.numerals import interval, number, percent, size
 from carbide.results import Phase, Results, compare
 from carbide.types import Finding
@@ -45,7 +45,7 @@ def _safety(results: Results) -> str:
     for pair in compare(results.plain, results.hardened):
         before, after = (s.headline() if s else None for s in (pair.before, pair.after))
         first = after or before
-        technique = ATLAS.get(pair.room)
+        technique = technique_of(pair.room, pair.threat)
         light = light_of(after if results.hardened else before, results.last, results.gate)
         rows.append([f"{pair.threat}{f' ({technique.id})' if technique else ''}", first.metric if first else "–", _value(before), _value(after),
                      f"{first.n:,}" if first else "–", light.value])  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 
 from carbide.report import figures, lights, options, words
 from carbide.report.lights import Light
-from carbide.report.metrics import ATLAS, CLEAN, Technique, metric_named
+from carbide.report.metrics import CLEAN, Technique, metric_named, technique_of
 from carbide.report.numerals import interval, level, number, percent, seconds, size
 from carbide.report.results_json import to_json
 from carbide.results import HARDENED, PLAIN, Pair, Phase, Results, Timings, compare
@@ -274,7 +274,7 @@ def _block(i: int, pair: Pair, results: Results) -> Block:
     levels = {level(f.confidence) for s in pair.sections for f in s.findings}
     pictures = tuple((f.title, _safe(figures.draw(f)), f.note) for f in drawn)
     light = lights.light_of(last.headline() if last else None, results.last, results.gate)
-    return Block(anchor=f"threat-{i}", title=words.ROOMS.get(pair.room, pair.room), threat=pair.threat, technique=ATLAS.get(pair.room), light=light,
+    return Block(anchor=f"threat-{i}", title=words.ROOMS.get(pair.room, pair.room), threat=pair.threat, technique=technique_of(pair.room, pair.threat), light=light,
                  rows=tuple(_table_row(a, b, pair, results) for a, b in pair.rows()), pictures=pictures, proofs=_proofs(pair),
                  skipped=_skipped(pair), examination=_examination(pair), confidence=levels.pop() if len(levels) == 1 else "")  # fmt: skip
 

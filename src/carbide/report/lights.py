@@ -86,7 +86,7 @@ def rules() -> tuple[tuple[str, str, str], ...]:
     for metric in METRICS.values():
         than = f" of the clean {CLEAN[metric.clean].name}" if metric.clean else ""
         at_least, below = ("at least", "below") if metric.good > 0 else ("at most", "above")
-        show = (lambda v: f"{v:.2f}") if metric.key == "membership_auc" else (lambda v: f"{v:.1%}")
+        show = (lambda v: f"{v:.2f}") if metric.key.endswith("_auc") else (lambda v: f"{v:.1%}")
         rows.append((metric.name, f"{at_least} {show(metric.green)}{than}", f"{below} {show(metric.red)}{than}"))
     return tuple(rows)
 

@@ -49,6 +49,19 @@ ATLAS: Mapping[str, Technique] = {
     "extraction": Technique(id="AML.T0024.002", name="Extract AI Model"),
 }
 
+INVERSION = Technique(id="AML.T0024.001", name="Invert AI Model")
+INVERTS = ("guessing ", "rebuilding ")  # how threats about what training rows hold begin
+
+
+def technique_of(room: str, threat: str) -> Technique | None:
+    """The technique of a threat in words, None for a room that has none.
+
+    >>> technique_of("privacy", "rebuilding training rows from the model").id
+    'AML.T0024.001'
+    """
+    return INVERSION if room == "privacy" and threat.startswith(INVERTS) else ATLAS.get(room)
+
+
 # Values between green and red are amber. Metrics with ``clean`` are judged by the share of the clean value that is left.
 METRICS: Mapping[str, Metric] = {m.key: m for m in (
     Metric(key="robust_accuracy", name="robust accuracy", good=1, room="evasion", clean="accuracy", green=0.75, red=0.5,
@@ -69,6 +82,15 @@ METRICS: Mapping[str, Metric] = {m.key: m for m in (
            meaning="how many training members an attacker recognises who may name 1 of 1,000 outsiders wrongly; guessing gives 0.1%"),
     Metric(key="membership_auc", name="membership AUC", good=-1, room="privacy", chance=0.5, green=0.55, red=0.6,
            meaning="how often an attacker who sees one member and one outsider tells which is which; guessing gives 0.5"),
+    Metric(key="attribute_leak", name="attribute leak", good=-1, room="privacy", chance=0.0, green=0.02, red=0.05,
+           meaning="how much oftener an attacker guesses a sensitive feature of people who were trained on than of others; without leakage 0"),
+    Metric(key="attribute_gain", name="attribute gain over imputation", good=-1, room="privacy", chance=0.0, green=0.05, red=0.15,
+           meaning="how much oftener an attacker guesses a sensitive feature of people who were trained on than somebody who knows the rest "
+                   "about them and others' rows, but not the model"),
+    Metric(key="rows_reconstructed", name="rows reconstructed", good=-1, room="privacy", chance=0.0, green=0.01, red=0.05,
+           meaning="share of training rows that somebody who has the model and all other rows rebuilds more closely than any of those is"),
+    Metric(key="reconstruction_auc", name="reconstruction AUC", good=-1, room="privacy", chance=0.5, green=0.55, red=0.65,
+           meaning="how often a training row is nearer to what the attacker rebuilt of its class than a row that was not trained on; guessing gives 0.5"),
     Metric(key="fidelity", name="fidelity", good=-1, room="extraction", green=0.8, red=0.9,
            meaning="how often the thief's copy answers as the model does"),
     Metric(key="thief_accuracy", name="thief accuracy", good=-1, room="extraction", clean="accuracy", green=0.9, red=0.97,

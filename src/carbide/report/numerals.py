@@ -10,14 +10,14 @@ import math
 
 
 def of_100(share: float) -> str:
-    """A share as "x of 100"; never rounded to none or all unless it is."""
+    """A share as "x of 100"; never rounded to none or all unless it is. A difference below 0 is none."""
     if math.isnan(share):
         return "an unknown number of 100"
     if 0 < share < 0.005:
         return "fewer than 1 of 100"
     if 0.995 <= share < 1:
         return "more than 99 of 100"
-    return f"{rounded(share)} of 100"
+    return f"{max(0, rounded(share))} of 100"
 
 
 def rounded(share: float) -> int:

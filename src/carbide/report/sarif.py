@@ -14,7 +14,7 @@ from typing import Any
 from carbide.report import words
 from carbide.report.gate import CERTIFIED
 from carbide.report.lights import Light
-from carbide.report.metrics import ATLAS, METRICS, key_of
+from carbide.report.metrics import ATLAS, INVERSION, METRICS, key_of, technique_of
 from carbide.report.numerals import number as shown
 from carbide.report.results_json import dumps, number
 from carbide.results import GateLine, Results, compare
@@ -78,18 +78,22 @@ def _threats(results: Results) -> Iterable[_Result]:
     for line, pair in zip(words.lines(results), compare(results.plain, results.hardened), strict=True):
         section = pair.after if results.hardened else pair.before
         finding = section.headline() if section else None
-        if line.light not in LEVELS or pair.room not in ATLAS or (finding is not None and key_of(finding.metric) in broken):
+        if (
+            line.light not in LEVELS
+            or (technique := technique_of(pair.room, pair.threat)) is None
+            or (finding is not None and key_of(finding.metric) in broken)
+        ):
             continue
         facts = {} if finding is None else {"metric": finding.metric, "value": number(finding.value), "low": number(finding.low),
                                             "high": number(finding.high), "n": finding.n, "method": finding.method}  # fmt: skip
-        yield _Result(rule=ATLAS[pair.room].id, level=LEVELS[line.light], message=line.words, mark=("threat", pair.room, pair.threat),
+        yield _Result(rule=technique.id, level=LEVELS[line.light], message=line.words, mark=("threat", pair.room, pair.threat),
                       properties={"threat": pair.threat, "state": line.light.value, **facts})  # fmt: skip
 
 
 def _rules(found: Iterable[_Result]) -> list[dict[str, Any]]:
     used = dict.fromkeys(r.rule for r in found)
     known = {t.id: {"id": t.id, "name": "".join(t.name.split()), "shortDescription": {"text": t.name}, "helpUri": t.url,
-                    "properties": {"tags": ["security", "MITRE ATLAS"]}} for t in ATLAS.values()}  # fmt: skip
+                    "properties": {"tags": ["security", "MITRE ATLAS"]}} for t in (*ATLAS.values(), INVERSION)}  # fmt: skip
     return [known.get(rule, GATE_RULE) for rule in used]
 
 

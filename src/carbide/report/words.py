@@ -41,6 +41,9 @@ _ATTACKERS: tuple[tuple[str, str], ...] = (
     (r"labels of (\S+) of the training rows changed", r"An attacker who may change the labels of \1 of the training rows"),
     (r"a backdoor to class (\S+) in (\S+) of the training rows", r"An attacker who may tamper with \2 of the training rows"),
     (r"telling who was in the training set", r"Someone who wants to know who was in the training data"),
+    (r"guessing '(.+)' of people in the training set(.*)", r"Someone who wants to know '\1' of people in the training data\2"),
+    (r"rebuilding training rows from the model", r"Someone who has the model and wants to see training data"),
+    (r"rebuilding training rows from the model and all other training rows", r"Someone who has the model and all training data but one row"),
     (r"copying the model with (\S+) queries answered by (\S+)", r"A thief who may ask \1 questions, answered with \2,"),
 )
 
@@ -86,6 +89,10 @@ _EFFECTS: Mapping[str, Callable[[str, str], str]] = {
     "membership_tpr_at_1pct": lambda share, rows: f"recognises {share} members, at the price of wrongly naming 1 of 100 outsiders",
     "membership_tpr_at_0_1pct": lambda share, rows: f"recognises {share} members, at the price of wrongly naming 1 of 1,000 outsiders",
     "membership_auc": lambda share, rows: f"tells a member from an outsider {share} times",
+    "attribute_leak": lambda share, rows: f"is right about {share} more of those trained on than of others",
+    "attribute_gain": lambda share, rows: f"is right about {share} more than without the model",
+    "rows_reconstructed": lambda share, rows: f"rebuilds {share} rows more closely than any other row is",
+    "reconstruction_auc": lambda share, rows: f"rebuilds what is nearer to training data than to other data {share} times",
     "fidelity": lambda share, rows: f"gets a copy that answers like the model on {share} inputs",
     "thief_accuracy": lambda share, rows: f"gets a copy that is right on {share} inputs",
 }
