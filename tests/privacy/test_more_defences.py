@@ -21,12 +21,14 @@ from carbide.models.recipes import make_recipe
 from carbide.privacy.audit.lira import Lira
 from carbide.privacy.coarse import CoarseModel, coarse
 from carbide.privacy.distilled import DistilledRecipe, _counts, left_out
-from carbide.privacy.front import candidates, explore, leakage, undominated
+from carbide.privacy.front import candidates, explore, leakage, least_shadows, undominated
 from carbide.privacy.harden.coarse_answers import CoarseAnswers
 from carbide.privacy.harden.early_stopping import EarlyStopping
 from carbide.privacy.harden.self_distillation import SelfDistillation
 from carbide.privacy.harden.subsampling import Subsampling
-from carbide.types import Access, InputError, Membership, decide
+from carbide.privacy.shadows import train_shadows
+from carbide.stats.roc import enough
+from carbide.types import Access, InputError, Membership, OperatingPoint, decide
 from tests.privacy.test_harden import noisy
 from tests.privacy.worlds import Remembers, case, table
 
@@ -188,7 +190,7 @@ def test_the_front_and_the_choice_within_the_budget():
     free = explore(forest, pool, some, accuracy_loss=1.0, seed=0, shadows=16)
     assert free.chosen.leak.name == free.points[0].leak.name
     inside = by_name["bags"]
-    outside = ~inside.leak.members
+    outside = inside.leak.counted
     direct = by_name[AS_IT_IS].leak.right[outside].mean() - inside.leak.right[outside].mean()
     assert inside.lost == pytest.approx(direct)
     assert inside.lost_interval.low <= inside.lost <= inside.lost_interval.high
@@ -199,6 +201,25 @@ def test_the_front_and_the_choice_within_the_budget():
         leakage("few", forest, pool, seed=0, shadows=4)
     with pytest.raises(InputError, match="accuracy_loss is -1"):
         explore(forest, pool, {}, accuracy_loss=-1, seed=0)
+
+
+def test_at_an_operating_point_the_front_counts_recall_at_each_models_own_threshold():
+    pool, point = noisy(300, 4), OperatingPoint(false_positive_rate=0.1)
+    recipe = of(LogisticRegression())
+    found = leakage("plain", recipe, pool, seed=3, shadows=8, point=point)
+    shadows = train_shadows(recipe, pool, 8, 3)
+    recalls = []
+    for answers, inside in zip(shadows.answers, shadows.members, strict=True):
+        negatives = np.sort(answers[~inside & (pool.y == 0), 1])
+        allowed = int(0.1 * len(negatives))
+        recalls.append(answers[~inside & (pool.y == 1), 1] >= negatives[len(negatives) - allowed])
+    assert found.accuracy == pytest.approx(np.concatenate(recalls).mean())
+    assert found.accuracy != pytest.approx(leakage("plain", recipe, pool, seed=3, shadows=8).accuracy)
+
+
+def test_so_many_models_that_the_rate_can_be_claimed():
+    assert [least_shadows(n) for n in (10_000, 426, 126, 124, 20)] == [16, 16, 16, 18, 100]
+    assert all(enough(least_shadows(n) * n // 2, 0.01) for n in range(4, 300))
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=8))
