@@ -9,18 +9,24 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from carbide import _harden
 from carbide._audit import Ask
 from carbide._harden import Budget, Wrapped, _best, _Candidate, harden_case
 from carbide.data.live import splits_of
+from carbide.models import pack, unpack
 from carbide.models.estimators import EstimatorRecipe
 from carbide.pipeline import Job, execute
 from carbide.poisoning import judge
 from carbide.poisoning.audit.label_flips import LabelFlips
-from carbide.results import Latency
-from carbide.types import Case, Finding, Flips, InputError, Queries, Section, rng_for
+from carbide.privacy import shadows
+from carbide.privacy.harden.leaf_size import LeafSize
+from carbide.results import Latency, Measure
+from carbide.run import Run, Store, use
+from carbide.types import Case, Finding, Flips, InputError, Membership, Queries, Section, rng_for
 
 
 def data():
@@ -136,3 +142,78 @@ def test_a_wrapped_model_is_not_taken_for_the_recipe_s_own():
     hardened = harden_case(case, (Ask(threat=Queries(n=60), methods={"knockoff": {}}),), Budget(accuracy_loss=0.5))
     assert hardened.trained == (not isinstance(hardened.recipe, Wrapped))
     np.testing.assert_array_equal(hardened.model.predict(case.data.test.x).shape, (len(case.data.test), 2))
+
+
+def membership(estimator, loss):
+    case = case_of(estimator)
+    ask = Ask(threat=Membership(), defend={"leaf_size": {}, "coarse_answers": {"levels": 1}, "early_stopping": {}})
+    return case, harden_case(case, (ask,), Budget(accuracy_loss=loss))
+
+
+def test_against_membership_the_choice_is_a_point_of_the_front():
+    case, hardened = membership(DecisionTreeClassifier(), 0.02)
+    plain, *others = hardened.options
+    assert (plain.name, plain.lost.value, plain.clean.n) == ("as it is", 0.0, len(case.data.train) + len(case.data.validation))
+    assert {o.name for o in others} == {"leaf_size", "coarse_answers"}
+    assert [s.method for s in hardened.skipped] == ["early_stopping"]
+    chosen = next(o for o in hardened.options if o.chosen)
+    fits = [o for o in others if o.lost.value <= 0.02]
+    assert chosen.danger.value == min(o.danger.value for o in fits)
+    assert all(o.lost.value == pytest.approx(plain.clean.value - o.clean.value, abs=1e-9) for o in others)
+    assert all(o.lost.low <= o.lost.value <= o.lost.high for o in others)
+    assert hardened.recipe.describe() != case.recipe.describe()
+    again = LeafSize(**chosen.settings)(case.recipe, Membership()).fit(case.data.train, rng_for(0, "train"))
+    np.testing.assert_array_equal(hardened.model.predict(case.data.test.x), again.predict(case.data.test.x))  # trained on all rows, not on a half
+
+
+def test_the_front_is_measured_on_other_halves_and_rows_than_the_final_audit(monkeypatch):
+    drawn = []
+
+    def spy(recipe, pool, count, seed, **more):
+        drawn.append((seed, {row.tobytes() for row in pool.x}))
+        return train(recipe, pool, count, seed, **more)
+
+    train = shadows.train_shadows
+    monkeypatch.setattr("carbide.privacy.front.train_shadows", spy)
+    case, _ = membership(DecisionTreeClassifier(max_depth=2), 0.02)
+    held = {row.tobytes() for row in case.data.test.x} - {row.tobytes() for row in case.data.train.x}
+    assert drawn
+    assert all(seed != case.seed and not rows & held for seed, rows in drawn)
+
+
+def test_where_nothing_fits_the_budget_it_says_so_with_the_price_of_what_would():
+    splits = data()
+    recipe = EstimatorRecipe(estimator=make_pipeline(StandardScaler(), LogisticRegression()))
+    job = Job(title="t", data=splits, recipe=recipe, budget=Budget(accuracy_loss=0.0),
+              asks=(Ask(threat=Membership(), methods={"loss_threshold": {}}, defend={"private_logistic": {}}),))  # fmt: skip
+    results = execute(job, verbs=("audit", "harden"), quiet=True).results
+    assert [o.chosen for o in results.options] == [True] + [False] * (len(results.options) - 1)
+    warning = next(w for w in results.warnings if "no defence within" in w)
+    least = min(results.options, key=lambda o: o.danger.value)
+    assert f"{least.danger.value:.1%} instead of {results.options[0].danger.value:.1%}" in warning
+    assert f"costs {100 * least.lost.value:.1f} points of accuracy" in warning
+
+
+def test_among_points_at_chance_the_one_that_keeps_most_is_chosen():
+    def point(name, lost, value, method=None):
+        measure = Measure(metric="accuracy lost", value=lost)
+        return replace(candidate(name, 1 - lost, value, good=-1), lost=measure, method=method)
+
+    plain, dear, cheap = point("as it is", 0.0, 0.3), point("dear", 0.01, 0.004, LabelFlips()), point("cheap", 0.0, 0.009, LabelFlips())
+    assert _best([plain, dear, cheap], 0.9).name == _best([plain, cheap, dear], 0.9).name == "cheap"
+    assert _best([point("as it is", 0.0, 0.008), cheap], 0.9).name == "as it is"
+
+
+def test_a_killed_front_goes_on_where_it_was(tmp_path):
+    store = lambda: Run(store=Store(tmp_path, pack=pack, unpack=unpack))  # noqa: E731
+    with use(store()):
+        whole = membership(DecisionTreeClassifier(), 0.02)[1]
+    files = sorted(f.name for f in (tmp_path / "steps").iterdir())
+    assert sum(f.startswith("shadow-models") for f in files) == len(whole.options)
+    gone = next(f for f in files if f.startswith("shadow-models"))
+    (tmp_path / "steps" / gone).unlink()
+    with use(store()) as run:
+        again = membership(DecisionTreeClassifier(), 0.02)[1]
+    assert [(o.danger, o.lost, o.chosen) for o in again.options] == [(o.danger, o.lost, o.chosen) for o in whole.options]
+    assert [line["file"] for line in run.store.timings()].count(gone) == 2
+    assert len(run.store.timings()) == len(files) + 1

@@ -3,6 +3,10 @@
 Threats are taken in the order asked. For each, every applicable defence at every strength is trained, its clean
 performance and what attackers still reach are measured on validation rows, and the best within the allowed loss is kept
 as the recipe that the next threat's defences wrap. The final audit uses other rows and another seed.
+
+Against membership every candidate is a point of a front: what attackers tell from models that the whole candidate trained on
+halves of the train and validation rows, against what those models are worth on the rows left out, beside the recipe as it is
+on the same halves. The final audit has other halves, targets and draws.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from carbide import registry
 from carbide._audit import Ask, audit_case, choose
 from carbide.models.latency import latency
@@ -20,9 +26,11 @@ from carbide.registry import Method
 from carbide.results import Measure, Option
 from carbide.run import current, remember
 from carbide.stats.performance import performance
-from carbide.types import Case, Dataset, Finding, InputError, Model, Recipe, Rng, Section, Skip, Splits, rng_for
+from carbide.types import Case, Dataset, Finding, InputError, Membership, Model, Recipe, Rng, Section, Skip, Splits, rng_for
 
 AS_IT_IS = "as it is"
+CHANCE = 0.01  # of a true-positive rate at 1% false positives: below it there is nothing to tell, only luck
+CHOICE = 7919  # added to the seed where options are measured to choose among them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,11 +81,26 @@ class _Candidate:
     name: str
     method: Method | None
     recipe: Recipe
-    model: Model
+    model: Model | None
     clean: float
     danger: Finding | None
     training: str = ""
     slow: bool = False  # slower than the budget allows
+    kept: Measure | None = None  # on a front: what the models trained on halves are worth on rows left out
+    lost: Measure | None = None  # and how much less that is than as it is, row by row
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Trial:
+    """A defence at one strength, and the recipe that it makes."""
+
+    name: str
+    method: Method | None
+    recipe: Recipe
+
+    def words(self) -> str:
+        """The defence and its settings."""
+        return f"{self.name} {_settings(self.method) or ''}".rstrip()
 
 
 def clean_metric(case: Case, model: Model) -> tuple[str, float]:
@@ -108,35 +131,85 @@ def harden_case(case: Case, asks: Sequence[Ask], budget: Budget) -> Hardened:
     floor = clean_metric(case, case.model)[1] - budget.accuracy_loss
     for ask in asks:
         here = replace(case, recipe=recipe, model=model)
-        candidates, missing = _candidates(here, ask)
+        candidates, missing = _candidates(here, ask, budget)
         candidates = _timed(candidates, case, budget)
         skipped += missing
-        best = _best(candidates, floor)
-        options += [_option(here, ask, c, chosen=c is best) for c in candidates]
+        best, ready, refused = _trained_best(here, ask, candidates, floor)
+        skipped += refused
+        options += [_option(here, ask, ready if c is best else c, chosen=c is best) for c in candidates]
+        best = ready
         recipe, model, training = best.recipe, best.model, best.training or training
     changed = recipe is not case.recipe
+    assert model is not None
     return Hardened(recipe=recipe, model=model, options=tuple(options), skipped=tuple(skipped), changed=changed,
                     trained=not isinstance(recipe, Wrapped) if changed else case.trained, training=training)  # fmt: skip
 
 
-def _candidates(case: Case, ask: Ask) -> tuple[list[_Candidate], list[Skip]]:
+def _candidates(case: Case, ask: Ask, budget: Budget) -> tuple[list[_Candidate], list[Skip]]:
     assert case.recipe is not None
     methods, skipped = choose(case, ask, "harden", ask.defend)
+    as_it_is = _Trial(name=AS_IT_IS, method=None, recipe=case.recipe)
     if not methods:  # nothing to choose among, so nothing is measured to choose by
         return [
             _Candidate(name=AS_IT_IS, method=None, recipe=case.recipe, model=case.model, clean=clean_metric(case, case.model)[1], danger=None)
         ], skipped
-    found = [_measure(case, ask, AS_IT_IS, None, case.recipe)]
+    if isinstance(ask.threat, Membership):
+        found, more = _on_the_front(case, ask, methods, budget)
+        return found, [*skipped, *more]
+    found = [_measure(case, ask, as_it_is)]
     for name, method in methods.items():
-        form = registry.method(ask.threat.room, "harden", name).form
         for strength in method.strengths():
             try:
-                recipe = Wrapped(inner=case.recipe, wrapper=strength) if form == "model" else strength(_given(case, strength), ask.threat)
-                found.append(_measure(case, ask, name, strength, recipe))
+                found.append(_measure(case, ask, _trial(case, ask, name, strength)))
             except InputError as error:
                 skipped.append(Skip(method=name, threat=ask.words(), reason=str(error)))
                 break
     return found, skipped
+
+
+def _trial(case: Case, ask: Ask, name: str, strength: Any) -> _Trial:
+    assert case.recipe is not None
+    wraps = registry.method(ask.threat.room, "harden", name).form == "model"
+    recipe = Wrapped(inner=case.recipe, wrapper=strength) if wraps else strength(_given(case, strength), ask.threat)
+    return _Trial(name=name, method=strength, recipe=recipe)
+
+
+def _on_the_front(case: Case, ask: Ask, methods: dict[str, Method], budget: Budget) -> tuple[list[_Candidate], list[Skip]]:
+    """Every defence at every strength as a point of a front; only what is chosen is trained on all rows."""
+    from carbide.privacy.front import explore, least_shadows
+
+    trials: list[_Trial] = []
+    skips: dict[str, str] = {}
+    for name, method in methods.items():
+        for strength in method.strengths():
+            try:
+                trials.append(_trial(case, ask, name, strength))
+            except InputError as error:
+                skips.setdefault(name, str(error))
+    train, more = case.data.train, case.data.validation
+    pool = replace(train, **{part: np.concatenate([getattr(train, part), getattr(more, part)]) for part in ("x", "y", "ids", "source")})
+    by_words = {trial.words(): trial for trial in trials}
+    assert case.recipe is not None
+    front = explore(case.recipe, pool, {words: t.recipe for words, t in by_words.items()}, accuracy_loss=budget.accuracy_loss, seed=case.seed + CHOICE,
+                    shadows=least_shadows(len(pool)), point=case.operating_point)  # fmt: skip
+    for words, reason in front.skipped.items():
+        skips.setdefault(by_words[words].name, reason)
+    points = {point.leak.name: point for point in front.points}
+    by_words = {AS_IT_IS: _Trial(name=AS_IT_IS, method=None, recipe=case.recipe), **by_words}
+    found = [_point(case, ask, trial, points[words]) for words, trial in by_words.items() if words in points]
+    return found, [Skip(method=name, threat=ask.words(), reason=reason) for name, reason in skips.items()]
+
+
+def _point(case: Case, ask: Ask, trial: _Trial, point: Any) -> _Candidate:
+    """A point of a front as a candidate: what it would keep of the model's clean performance is that less what the point lost."""
+    metric, now = clean_metric(case, case.model)
+    leak, rows = point.leak, int(point.leak.counted.any(0).sum())
+    danger = Finding(metric="membership TPR at 1% FPR", value=leak.tpr, low=leak.interval.low, high=leak.interval.high, n=leak.right.shape[1],
+                     method=leak.attack, threat=ask.words(), access="scores", seed=case.seed + CHOICE, good=-1)  # fmt: skip
+    kept = Measure(metric=metric, value=leak.accuracy, n=rows)
+    lost = Measure(metric=f"{metric} lost", value=point.lost, low=point.lost_interval.low, high=point.lost_interval.high, n=rows, good=-1)
+    return _Candidate(name=trial.name, method=trial.method, recipe=trial.recipe, model=case.model if trial.method is None else None, clean=now - point.lost,
+                      danger=danger, kept=kept, lost=lost)  # fmt: skip
 
 
 def _given(case: Case, method: Method) -> Recipe:
@@ -146,23 +219,50 @@ def _given(case: Case, method: Method) -> Recipe:
     return starting(case.model) if starting is not None and getattr(method, "start", "") == "weights" else case.recipe
 
 
-def _measure(case: Case, ask: Ask, name: str, method: Method | None, recipe: Recipe) -> _Candidate:
-    current().progress.say(f"harden against {ask.words()}: {name} {_settings(method) or ''}".rstrip())
-    if method is None:
-        model = case.model
-    elif isinstance(recipe, Wrapped):  # the model inside is trained already
+def _trained_best(case: Case, ask: Ask, candidates: list[_Candidate], floor: float) -> tuple[_Candidate, _Candidate, list[Skip]]:
+    """The best candidate, the same with its model, and those before it that refused all rows though not halves of them."""
+    refused: list[Skip] = []
+    while True:
+        best = _best(candidates, floor)
+        try:
+            return best, _ready(case, best), refused
+        except InputError as error:
+            refused.append(Skip(method=best.name, threat=ask.words(), reason=str(error)))
+            candidates.remove(best)
+
+
+def _ready(case: Case, candidate: _Candidate) -> _Candidate:
+    """The candidate with its model, trained now where that was not needed before."""
+    if candidate.model is not None:
+        return candidate
+    model, training = _trained(case, _Trial(name=candidate.name, method=candidate.method, recipe=candidate.recipe))
+    return replace(candidate, model=model, training=training)
+
+
+def _trained(case: Case, trial: _Trial) -> tuple[Model, str]:
+    """The trial's model on all training rows and the stored step that trained it."""
+    if trial.method is None:
+        return case.model, ""
+    method: Any = trial.method
+    if isinstance(trial.recipe, Wrapped):  # the model inside is trained already
         train = case.data.train
-        wrapped = remember(f"train {name}", (case.model, method, train, case.seed), lambda: method(case.model, train, rng_for(case.seed, "wrap")))
+        wrapped = remember(
+            f"train {trial.name}", (case.model, method, train, case.seed), lambda: method(case.model, train, rng_for(case.seed, "wrap"))
+        )
         model = calibrated(wrapped, case.data.validation, case.operating_point)
     else:
-        model = fit(recipe, case, name)
-    training = current().store.touched(f"train {name}")[-1] if method is not None else ""
-    trial = replace(case, model=model, recipe=recipe, seed=case.seed + 7919, trained=False,
+        model = fit(trial.recipe, case, trial.name)
+    return model, current().store.touched(f"train {trial.name}")[-1]
+
+
+def _measure(case: Case, ask: Ask, trial: _Trial) -> _Candidate:
+    current().progress.say(f"harden against {ask.words()}: {trial.words()}")
+    model, training = _trained(case, trial)
+    there = replace(case, model=model, recipe=trial.recipe, seed=case.seed + CHOICE, trained=False,
                     data=Splits(train=case.data.train, validation=case.data.validation, test=case.data.validation))  # fmt: skip
-    section: Section = audit_case(trial, [ask], quick=True)[0]
-    return _Candidate(
-        name=name, method=method, recipe=recipe, model=model, clean=clean_metric(case, model)[1], danger=section.headline(), training=training
-    )
+    section: Section = audit_case(there, [ask], quick=True)[0]
+    return _Candidate(name=trial.name, method=trial.method, recipe=trial.recipe, model=model, clean=clean_metric(case, model)[1], danger=section.headline(),
+                      training=training)  # fmt: skip
 
 
 def _timed(candidates: list[_Candidate], case: Case, budget: Budget) -> list[_Candidate]:
@@ -171,7 +271,8 @@ def _timed(candidates: list[_Candidate], case: Case, budget: Budget) -> list[_Ca
         return candidates
     rows = case.data.validation.x
     allowed = budget.latency_factor * latency(case.model, rows).p50
-    return [candidates[0], *(replace(c, slow=latency(c.model, rows).p50 > allowed) for c in candidates[1:])]
+    ready = [candidates[0], *(_ready(case, c) for c in candidates[1:])]
+    return [ready[0], *(replace(c, slow=latency(c.model, rows).p50 > allowed) for c in ready[1:])]  # type: ignore[arg-type]
 
 
 def _best(candidates: list[_Candidate], floor: float) -> _Candidate:
@@ -180,14 +281,23 @@ def _best(candidates: list[_Candidate], floor: float) -> _Candidate:
     for candidate in candidates[1:]:
         if candidate.danger is None or candidate.slow or candidate.clean < floor - 1e-12:
             continue
-        if best.danger is None or _safety(candidate) > _safety(best) + 1e-12:
+        if best.danger is None or _safety(candidate) > _safety(best) + 1e-12 or _cheaper(candidate, best):
             best = candidate
     return best
+
+
+def _cheaper(candidate: _Candidate, best: _Candidate) -> bool:
+    """Whether two points of a front are equally safe and the candidate keeps more; what is as it is stays where nothing is safer."""
+    if candidate.lost is None or best.lost is None or best.method is None:
+        return False
+    return abs(_safety(candidate) - _safety(best)) <= 1e-12 and candidate.lost.value < best.lost.value - 1e-12
 
 
 def _safety(candidate: _Candidate) -> float:
     assert candidate.danger is not None
     value = candidate.danger.value * (1 if candidate.danger.good >= 0 else -1)
+    if candidate.lost is not None:
+        value = min(value, -CHANCE)
     return -math.inf if math.isnan(value) else value
 
 
@@ -196,14 +306,19 @@ def _settings(method: Method | None) -> dict[str, Any]:
 
 
 def _option(case: Case, ask: Ask, candidate: _Candidate, *, chosen: bool) -> Option:
-    privacy = getattr(candidate.model, "privacy", None)
+    privacy = getattr(candidate.model if candidate.model is not None else candidate.recipe, "privacy", None)
     notes = [f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}"] if privacy is not None else []
     notes += ["slower than the plan allows"] if candidate.slow else []
-    metric, _ = clean_metric(case, candidate.model)
-    n = int((case.data.validation.y == 1).sum()) if case.operating_point else len(case.data.validation)
     danger = candidate.danger
     harm = Measure(metric=danger.metric, value=danger.value, low=danger.low, high=danger.high, n=danger.n, good=danger.good) if danger else \
         Measure(metric="not measured", value=math.nan)  # fmt: skip
     baseline = candidate.method is None or getattr(candidate.method, "baseline", False)
-    return Option(name=candidate.name, method=candidate.name, clean=Measure(metric=metric, value=candidate.clean, n=n), danger=harm,
+    return Option(name=candidate.name, method=candidate.name, clean=candidate.kept or _clean(case, candidate), danger=harm, lost=candidate.lost,
                   settings=_settings(candidate.method), chosen=chosen, note="; ".join(notes), kind="baseline" if baseline else "candidate", threat=ask.words())  # fmt: skip
+
+
+def _clean(case: Case, candidate: _Candidate) -> Measure:
+    assert candidate.model is not None
+    metric, _ = clean_metric(case, candidate.model)
+    n = int((case.data.validation.y == 1).sum()) if case.operating_point else len(case.data.validation)
+    return Measure(metric=metric, value=candidate.clean, n=n)

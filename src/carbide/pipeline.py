@@ -229,14 +229,26 @@ def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timin
     warnings = [*_symptoms(phases), *_worse(phases)]
     if hardened is not None:
         if not hardened.changed:
-            warnings.append(
-                f"no defence within an accuracy loss of {job.budget.accuracy_loss:.1%} was safer than the plain model; allow more loss or other defences"
-            )
+            warnings.append(f"no defence within an accuracy loss of {job.budget.accuracy_loss:.1%} was safer than the plain model; allow more loss or other "
+                            f"defences{_dearer(hardened)}")  # fmt: skip
         warnings += [f"defence {s.method} was not tried: {s.reason}" for s in hardened.skipped]
     results = Results(title=job.title, plan=job.plan, seed=job.seed, versions=versions(), data=data, phases=tuple(phases),
                       options=hardened.options if hardened else (), not_tested=_not_tested(job, phases, model), warnings=tuple(warnings),
                       next_steps=_next_steps(hardened is not None))  # fmt: skip
     return replace(results, gate=judge_gate(parse_gate(job.gate), results)) if job.gate else results
+
+
+def _dearer(hardened: Hardened) -> str:
+    """What the safest point of a front beyond the budget would cost, where there is one."""
+    points = [o for o in hardened.options if o.lost is not None and not o.chosen]
+    plain = next((o for o in hardened.options if o.lost is not None and o.chosen), None)
+    if plain is None or not points:
+        return ""
+    least = min(points, key=lambda o: (o.danger.value, o.clean.metric))
+    if least.lost is None or least.danger.value >= plain.danger.value:
+        return ""
+    return (f"; the least that was told, {least.danger.metric} {least.danger.value:.1%} instead of {plain.danger.value:.1%}, is that of {least.method} "
+            f"and costs {100 * least.lost.value:.1f} points of {least.clean.metric}")  # fmt: skip
 
 
 def _symptoms(phases: Sequence[Phase]) -> list[str]:

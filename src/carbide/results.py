@@ -68,6 +68,8 @@ class Phase:
 class Option:
     """What harden tried on validation rows: ``clean`` is what the user keeps, ``danger`` how far an attacker gets.
 
+    On a front of leakage against accuracy ``clean`` is the mean over models trained on halves, on the rows left out, and ``lost``
+    how much less that is than as it is, with its interval over rows; elsewhere ``lost`` is None.
     ``kind`` is ``candidate`` (harden could choose it) or ``baseline`` (a cheap rival, never chosen, always shown).
     """
 
@@ -80,6 +82,7 @@ class Option:
     note: str = ""
     kind: str = "candidate"
     threat: str = ""
+    lost: Measure | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("candidate", "baseline"):

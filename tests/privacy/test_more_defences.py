@@ -1,6 +1,7 @@
 """Distillation, subsampling, early stopping and coarse answers: what was asked for happens, and the adaptive attacker finds less."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,12 +22,15 @@ from carbide.models.recipes import make_recipe
 from carbide.privacy.audit.lira import Lira
 from carbide.privacy.coarse import CoarseModel, coarse
 from carbide.privacy.distilled import DistilledRecipe, _counts, left_out
-from carbide.privacy.front import candidates, explore, leakage, undominated
+from carbide.privacy.edited import EditedRecipe
+from carbide.privacy.front import candidates, explore, leakage, least_shadows, undominated
 from carbide.privacy.harden.coarse_answers import CoarseAnswers
 from carbide.privacy.harden.early_stopping import EarlyStopping
 from carbide.privacy.harden.self_distillation import SelfDistillation
 from carbide.privacy.harden.subsampling import Subsampling
-from carbide.types import Access, InputError, Membership, decide
+from carbide.privacy.shadows import train_shadows
+from carbide.stats.roc import enough
+from carbide.types import Access, InputError, Membership, OperatingPoint, decide
 from tests.privacy.test_harden import noisy
 from tests.privacy.worlds import Remembers, case, table
 
@@ -160,9 +164,47 @@ def test_a_coarse_model_can_be_stored_and_answers_labels_alone_at_one_level():
     assert CoarseModel(inner=inner, levels=2).digest() != CoarseModel(inner=inner, levels=3).digest()
 
 
+def test_the_second_training_has_no_rows_whose_label_the_others_deny():
+    data = table(200, seed=6, d=4)
+    wrong = np.arange(len(data)) % 10 == 0
+    flipped = data.with_(y=np.where(wrong, 1 - data.y, data.y))
+    seen = []
+
+    @dataclass(frozen=True, kw_only=True, eq=False)
+    class Spy:
+        estimator: Any
+
+        def fit_estimator(self, dataset, rng, weight=None):
+            return of(self.estimator).fit_estimator(dataset, rng)
+
+        def fit(self, dataset, rng):
+            seen.append(set(dataset.ids))
+            return of(self.estimator).fit(dataset, rng)
+
+        def describe(self):
+            return {}
+
+    bags = Subsampling(share=0.3, c=10.0, kernel=True, edit=True)(of(DecisionTreeClassifier()), T).inner.estimator
+    EditedRecipe(inner=Spy(estimator=bags)).fit(flipped, np.random.default_rng(0))
+    assert not seen[0] & set(data.ids[wrong])
+    assert len(seen[0] & set(data.ids[~wrong])) > 0.9 * (~wrong).sum()
+    with pytest.raises(InputError, match="no estimator on bootstrap samples"):
+        EditedRecipe(inner=of(LogisticRegression())).fit(data, np.random.default_rng(0))
+
+
+def test_edited_votes_of_kernel_machines_are_repeatable_stored_and_answer_labels():
+    data = noisy(120, 7)
+    recipe = Subsampling(share=0.3, c=10.0, kernel=True, models=5, levels=1, edit=True)(of(RandomForestClassifier()), T)
+    one, two = (recipe.fit(data, np.random.default_rng(5)) for _ in range(2))
+    np.testing.assert_array_equal(one.predict(data.x), two.predict(data.x))
+    np.testing.assert_array_equal(unpack(pack(one)).predict(data.x), one.predict(data.x))
+    assert set(np.unique(one.predict(data.x))) == {0.0, 1.0}
+    assert recipe.describe() != replace(recipe, inner=recipe.inner.inner).describe()
+
+
 @pytest.mark.parametrize(("cls", "options", "words"), [
     (Subsampling, {"share": 1.0}, "share is 1.0"), (Subsampling, {"leaf": 0}, "leaf is 0"), (Subsampling, {"models": 1}, "models is 1"),
-    (Subsampling, {"c": -1.0}, "c is -1.0"), (Subsampling, {"levels": 0}, "levels is 0"), (EarlyStopping, {"share": 0.0}, "share is 0.0"),
+    (Subsampling, {"c": -1.0}, "c is -1.0"), (Subsampling, {"kernel": True}, "kernel is true without c"), (Subsampling, {"levels": 0}, "levels is 0"), (EarlyStopping, {"share": 0.0}, "share is 0.0"),
     (SelfDistillation, {"teachers": 1}, "teachers is 1"), (SelfDistillation, {"out": 10}, "out is 10"), (CoarseAnswers, {"levels": 0}, "levels is 0")])  # fmt: skip
 def test_wrong_options_are_refused(cls, options, words):
     with pytest.raises(InputError, match=words):
@@ -188,7 +230,7 @@ def test_the_front_and_the_choice_within_the_budget():
     free = explore(forest, pool, some, accuracy_loss=1.0, seed=0, shadows=16)
     assert free.chosen.leak.name == free.points[0].leak.name
     inside = by_name["bags"]
-    outside = ~inside.leak.members
+    outside = inside.leak.counted
     direct = by_name[AS_IT_IS].leak.right[outside].mean() - inside.leak.right[outside].mean()
     assert inside.lost == pytest.approx(direct)
     assert inside.lost_interval.low <= inside.lost <= inside.lost_interval.high
@@ -199,6 +241,25 @@ def test_the_front_and_the_choice_within_the_budget():
         leakage("few", forest, pool, seed=0, shadows=4)
     with pytest.raises(InputError, match="accuracy_loss is -1"):
         explore(forest, pool, {}, accuracy_loss=-1, seed=0)
+
+
+def test_at_an_operating_point_the_front_counts_recall_at_each_models_own_threshold():
+    pool, point = noisy(300, 4), OperatingPoint(false_positive_rate=0.1)
+    recipe = of(LogisticRegression())
+    found = leakage("plain", recipe, pool, seed=3, shadows=8, point=point)
+    shadows = train_shadows(recipe, pool, 8, 3)
+    recalls = []
+    for answers, inside in zip(shadows.answers, shadows.members, strict=True):
+        negatives = np.sort(answers[~inside & (pool.y == 0), 1])
+        allowed = int(0.1 * len(negatives))
+        recalls.append(answers[~inside & (pool.y == 1), 1] >= negatives[len(negatives) - allowed])
+    assert found.accuracy == pytest.approx(np.concatenate(recalls).mean())
+    assert found.accuracy != pytest.approx(leakage("plain", recipe, pool, seed=3, shadows=8).accuracy)
+
+
+def test_so_many_models_that_the_rate_can_be_claimed():
+    assert [least_shadows(n) for n in (10_000, 426, 126, 124, 20)] == [16, 16, 16, 18, 100]
+    assert all(enough(least_shadows(n) * n // 2, 0.01) for n in range(4, 300))
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=8))
@@ -213,4 +274,4 @@ def test_candidates_are_every_defence_at_every_strength():
     start = case(Remembers(gain=1.0), n=120)
     found = candidates(replace(start, recipe=of(RandomForestClassifier(n_estimators=3))))
     assert {name.rpartition(" ")[0] for name in found} == {"coarse_answers", "leaf_size", "regularisation", "self_distillation", "subsampling"}
-    assert len(found) == sum((3, 4, 3, 2, 8))
+    assert len(found) == sum((3, 4, 3, 2, 10))

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from carbide.report import svg
+from carbide.report.lights import allowance
 from carbide.report.numerals import number, percent
 from carbide.report.svg import FAINT, Scale
 from carbide.report.words import settings_words, spoken
 from carbide.results import Measure, Option, Results
 
+ON_HALVES = ("Each option was trained many times on halves of the train and validation rows, and attacked by one who trains models with the same option; "
+             "{clean} is that on the rows left out, lost are its points against the recipe as it is on the same halves. At most {points} may be lost.")  # fmt: skip
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480.0, 320.0, 46.0, 22.0, 54.0, 48.0
 
 
@@ -23,6 +26,7 @@ class Row:
     name: str
     settings: str
     clean: str
+    lost: str
     danger: str
     note: str
     kind: str
@@ -32,7 +36,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The options against one threat: the names of its two numbers, its rows and its picture."""
+    """The options against one threat: the names of its two numbers, its rows, its picture, and how the numbers were come by.
+
+    ``front`` says that these are points of a front, which have what each lost beside what it kept.
+    """
 
     threat: str
     clean: str
@@ -40,24 +47,34 @@ class Table:
     safer: str
     rows: tuple[Row, ...]
     picture: str
+    front: bool
+    how: str
 
 
 def tables(results: Results) -> tuple[Table, ...]:
     """One table a threat, in the order of hardening."""
     threats = dict.fromkeys(o.threat for o in results.options)
-    return tuple(_table(threat, [o for o in results.options if o.threat == threat]) for threat in threats)
+    return tuple(_table(threat, [o for o in results.options if o.threat == threat], allowance(results)) for threat in threats)
 
 
-def _table(threat: str, options: Sequence[Option]) -> Table:
+def _table(threat: str, options: Sequence[Option], allowed: float) -> Table:
     first = next((o.danger for o in options if not math.isnan(o.danger.value)), options[0].danger)
     front = {i for i, o in enumerate(options) if _undominated(o, options)}
-    rows = tuple(Row(number=i + 1, name=spoken(o.name), settings=settings_words(o.settings), clean=percent(o.clean.value), danger=_danger(o.danger),
+    rows = tuple(Row(number=i + 1, name=spoken(o.name), settings=settings_words(o.settings), clean=percent(o.clean.value), lost=_lost(o.lost), danger=_danger(o.danger),
                      note=o.note, kind=o.kind, chosen=o.chosen, best=i in front) for i, o in enumerate(options))  # fmt: skip
     clean = options[0].clean.metric.replace("_", " ")
-    drawn = draw(options, clean=clean, danger=first) if sum(_known(o) for o in options) > 1 else ""
-    return Table(
-        threat=threat, clean=clean, danger=first.metric, safer="higher is safer" if first.good > 0 else "lower is safer", rows=rows, picture=drawn
-    )
+    points = any(o.lost is not None for o in options)
+    drawn = draw(options, clean=clean, danger=first, allowed=allowed if points else None) if sum(_known(o) for o in options) > 1 else ""
+    safer = "higher is safer" if first.good > 0 else "lower is safer"
+    how = ON_HALVES.format(clean=clean, points=f"{100 * allowed:g}") if points else ""
+    return Table(threat=threat, clean=clean, danger=first.metric, safer=safer, rows=rows, picture=drawn, front=points, how=how)
+
+
+def _lost(m: Measure | None) -> str:
+    """Points lost with the interval; a gain has a minus."""
+    if m is None:
+        return ""
+    return f"{100 * m.value:.1f} [{100 * m.low:.1f}, {100 * m.high:.1f}]".replace("-", "−")
 
 
 def _danger(m: Measure) -> str:
@@ -78,13 +95,23 @@ def _undominated(o: Option, options: Sequence[Option]) -> bool:
     return not any(c >= here[0] and d >= here[1] and (c, d) != here for c, d in others)
 
 
-def draw(options: Sequence[Option], *, clean: str, danger: Measure) -> str:
-    """The options as numbered points; the line joins those that no other option beats in both numbers."""
+def draw(options: Sequence[Option], *, clean: str, danger: Measure, allowed: float | None = None) -> str:
+    """The options as numbered points; the line joins those that no other option beats in both numbers.
+
+    With ``allowed`` they are points of a front, and an upright line shows where the allowed loss ends.
+    """
     known = [(i + 1, o) for i, o in enumerate(options) if _known(o)]
-    x = _scale([o.clean.value for _, o in known], start=LEFT, stop=WIDTH - RIGHT)
+    ends = [o.clean.value for _, o in known]
+    floor = None if allowed is None else options[0].clean.value - allowed
+    x = _scale(ends if floor is None else [*ends, floor], start=LEFT, stop=WIDTH - RIGHT)
     ends = [v for _, o in known for v in (o.danger.low, o.danger.high, o.danger.value) if not math.isnan(v)]
     y = _scale(ends, start=HEIGHT - BOTTOM, stop=TOP)
-    body = [_frame(x, y, clean=clean, danger=danger)]
+    body = [_frame(x, y, clean=f"{clean} kept on {'rows left out' if allowed is not None else 'validation rows'}", danger=danger)]
+    if floor is not None:
+        body += [
+            svg.line(x.at(floor), y.start, x.at(floor), y.stop, colour=FAINT),
+            svg.text(x.at(floor) + 4, y.stop + 10, "allowed →", colour=FAINT, size=11),
+        ]
     best = sorted((o for _, o in known if _undominated(o, options)), key=lambda o: (o.clean.value, o.danger.value))
     if len(best) > 1:
         body.append(svg.path([(x.at(o.clean.value), y.at(o.danger.value)) for o in best], colour=FAINT, width=1.2, dash="3 3"))
@@ -117,7 +144,7 @@ def _frame(x: Scale, y: Scale, *, clean: str, danger: Measure) -> str:
     safer = "↑ safer" if danger.good > 0 else "↓ safer"
     body += [
         svg.line(LEFT, y.start, WIDTH - RIGHT, y.start, colour=FAINT),
-        svg.text((x.start + x.stop) / 2, y.start + 40, f"{clean} kept on validation rows →", anchor="middle"),
+        svg.text((x.start + x.stop) / 2, y.start + 40, f"{clean} →", anchor="middle"),
         svg.text(2, y.stop - 12, f"{danger.metric} ({safer})"),
     ]
     return "".join(body)

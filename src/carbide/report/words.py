@@ -302,7 +302,8 @@ def _done(option: Option, results: Results) -> str:
     if option.kind == "baseline" and not settings:
         others = f": none of {tried - 1} other options was safer within the allowed loss" if tried > 1 else ""
         return f"Nothing was changed{against}{others}."
-    best = f"; of {tried} options it was the safest on validation rows within the allowed loss" if tried > 1 else ""
+    where = "on halves of the train and validation rows" if option.lost is not None else "on validation rows"
+    best = f"; of {tried} options it was the safest {where} within the allowed loss" if tried > 1 else ""
     note = f" It carries {option.note}." if option.note else ""
     return f"The model was trained with {spoken(option.name)}{f' ({settings})' if settings else ''}{against}{best}.{note}"
 

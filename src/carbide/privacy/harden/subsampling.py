@@ -2,7 +2,8 @@
 
 Bagging with small bags is private by itself: a row is in few of the bags, and its owner sees it in few of the votes. Forests
 and boosted trees get smaller samples and larger leaves; any other estimator is trained many times on a share of the rows. On
-small tables a vote of logistic regressions, answered in coarse steps, is often as accurate as what it replaces and tells least.
+small tables a vote of logistic regressions or of kernel machines, answered in coarse steps, is often as accurate as what it
+replaces and tells least; trained again without the rows whose label the others' vote denies, it tells less still.
 
 >>> from carbide.models.estimators import EstimatorRecipe
 >>> from sklearn.ensemble import RandomForestClassifier
@@ -18,13 +19,16 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from carbide.privacy.coarse import CoarseRecipe
+from carbide.privacy.edited import EditedRecipe
 from carbide.privacy.harden._estimators import estimator_of, places, with_estimator
 from carbide.registry import Method
 from carbide.types import Case, InputError, Membership, Recipe, Threat
 
 GRID: tuple[dict[str, Any], ...] = ({"share": 0.3}, {"share": 0.1}, {"share": 0.1, "leaf": 3}, {"share": 0.3, "c": 10.0},
                                     {"share": 0.1, "c": 10.0}, {"share": 0.1, "c": 10.0, "levels": 4}, {"share": 0.05, "c": 10.0, "levels": 4},
-                                    {"share": 0.1, "c": 10.0, "levels": 1})  # fmt: skip
+                                    {"share": 0.1, "c": 10.0, "levels": 1},
+                                    {"share": 0.2, "c": 10.0, "kernel": True, "models": 15, "levels": 1},
+                                    {"share": 0.3, "c": 10.0, "kernel": True, "models": 20, "levels": 1, "edit": True})  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,9 @@ class Subsampling(Method):
     """Trains each tree, or each of ``models`` copies of another estimator, on a ``share`` of the rows.
 
     Trees get leaves of ``leaf`` rows. With ``c``, the inverse strength of the penalty, standardised logistic regressions vote
-    instead of the estimator; with ``levels`` probabilities are answered in steps of ``1 / levels``, 1 = labels alone.
+    instead of the estimator, or with ``kernel`` support vector machines with a Gaussian kernel; with ``edit`` everything is trained
+    twice, the second time without the rows whose label the parts that did not draw them deny (``EditedRecipe``); with ``levels``
+    probabilities are answered in steps of ``1 / levels``, 1 = labels alone.
     """
 
     threats = (Membership,)
@@ -41,6 +47,8 @@ class Subsampling(Method):
     leaf: int = 1
     models: int = 30
     c: float | None = None
+    kernel: bool = False
+    edit: bool = False
     levels: int | None = None
 
     def __post_init__(self) -> None:
@@ -52,6 +60,8 @@ class Subsampling(Method):
             raise InputError(f"models is {self.models}; give a whole number >= 2")
         if self.c is not None and not (math.isfinite(self.c) and self.c > 0):
             raise InputError(f"c is {self.c}; give a number > 0, or leave it out to keep the estimator")
+        if self.kernel and self.c is None:
+            raise InputError("kernel is true without c; give c, the inverse strength of the penalty of the kernel machines, e.g. 10")
         if self.levels is not None and not 1 <= self.levels <= 1000:
             raise InputError(f"levels is {self.levels}; give 1 (labels alone) to 1,000 steps, or leave it out")
 
@@ -62,6 +72,7 @@ class Subsampling(Method):
             InputError: if the recipe trains no estimator.
         """
         thinned = with_estimator(recipe, self._change)
+        thinned = EditedRecipe(inner=thinned) if self.edit else thinned
         return thinned if self.levels is None else CoarseRecipe(inner=thinned, levels=self.levels)
 
     def refuses(self, case: Case, threat: Threat) -> str | None:
@@ -72,12 +83,12 @@ class Subsampling(Method):
         return f"a bag of {self.share:g} of {len(case.data.train)} rows holds fewer than 10; give a larger share" if bag < 10 else None
 
     def strengths(self) -> tuple[Method, ...]:
-        """Shares of 0.3 and 0.1, larger leaves; then votes of logistic regressions, in four steps, on a share of 0.05, and labels alone."""
+        """Shares of 0.3 and 0.1, larger leaves; votes of logistic regressions, in four steps, on a share of 0.05, labels alone; of kernel machines."""
         return tuple(replace(self, **options) for options in GRID)
 
     def _change(self, estimator: Any) -> Any:
         if self.c is not None:
-            return self._bag(_logistic(self.c))
+            return self._bag(_kernel(self.c) if self.kernel else _logistic(self.c))
         last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
         params = last.get_params(deep=False)
         if params.get("bootstrap") is True and "max_samples" in params:
@@ -90,7 +101,7 @@ class Subsampling(Method):
     def _bag(self, estimator: Any) -> Any:
         from sklearn.ensemble import BaggingClassifier
 
-        return BaggingClassifier(estimator, n_estimators=self.models, max_samples=self.share, bootstrap=False, n_jobs=1)
+        return BaggingClassifier(estimator, n_estimators=self.models, max_samples=self.share, bootstrap=self.edit, n_jobs=1)
 
     def _leaves(self, estimator: Any) -> dict[str, Any]:
         return places(estimator, {"min_samples_leaf": self.leaf}) if self.leaf > 1 else {}
@@ -102,3 +113,11 @@ def _logistic(c: float) -> Any:
     from sklearn.preprocessing import StandardScaler
 
     return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=500))
+
+
+def _kernel(c: float) -> Any:
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import MinMaxScaler
+    from sklearn.svm import SVC
+
+    return make_pipeline(MinMaxScaler(), SVC(C=c))
