@@ -25,6 +25,7 @@ from benchmarks.poisoning import DATA
 from benchmarks.record import record
 from carbide.data.cases.patients import patients
 from carbide.data.live import dataset_of
+from carbide.privacy.additive import PrivateAdditiveRecipe
 from carbide.privacy.linear import PrivateLinearRecipe
 from carbide.privacy.logistic import PrivateLogisticRecipe
 from carbide.types import Array, Dataset, Space, decide, rng_for
@@ -34,6 +35,9 @@ DELTA = 1e-5
 NONE = "best of logistic regression and boosting, not private"
 OURS = "Carbide private_linear"
 WEAKER = f"{OURS}, neighbours: remove"
+ADDITIVE = "Carbide private_additive"
+ADDITIVE_WEAKER = f"{ADDITIVE}, neighbours: remove"
+AHEAD = {ours: ours.removeprefix("Carbide ").replace("neighbours: ", "") for ours in (OURS, WEAKER, ADDITIVE, ADDITIVE_WEAKER)}
 
 
 def pima() -> Dataset:
@@ -95,8 +99,9 @@ def hospitals() -> Dataset:
     code = pd.to_numeric(raw["diag_1"], errors="coerce")
     columns |= {f"ill={name}": code.between(low, high).astype(float) for name, (low, high) in SICK.items()}
     x = np.column_stack([np.asarray(column) for column in columns.values()])
-    upper += [1.0] * (x.shape[1] - len(upper))
-    space = Space.table(list(columns), lower=np.zeros(len(upper)), upper=np.array(upper))
+    flags = x.shape[1] - len(upper)
+    step = np.repeat([0.0, 1.0], [len(upper), flags])  # a flag is no or yes
+    space = Space.table(list(columns), lower=np.zeros(len(step)), upper=np.array([*upper, *[1.0] * flags]), step=step)
     return dataset_of(x, (raw["readmitted"] == "<30").astype(int).to_numpy(), space=space, classes=2)
 
 
@@ -154,7 +159,9 @@ def peers(python: str, cut: Cut, epsilon: float) -> dict[str, float]:
 def one(cut: Cut, seed: int, python: str, epsilon: float) -> dict[str, float]:
     """The value of every method on one split."""
     ours = {OURS: PrivateLinearRecipe(epsilon=epsilon, delta=DELTA), WEAKER: PrivateLinearRecipe(epsilon=epsilon, delta=DELTA, neighbours="remove"),
-            "Carbide private_logistic": PrivateLogisticRecipe(epsilon=epsilon, delta=DELTA)}  # fmt: skip
+            "Carbide private_logistic": PrivateLogisticRecipe(epsilon=epsilon, delta=DELTA),
+            ADDITIVE: PrivateAdditiveRecipe(epsilon=epsilon, delta=DELTA),
+            ADDITIVE_WEAKER: PrivateAdditiveRecipe(epsilon=epsilon, delta=DELTA, neighbours="remove")}  # fmt: skip
     found = {NONE: plain(cut.train, cut.test)}
     found |= {title: value(recipe.fit(cut.train, rng_for(seed, "train")).predict(cut.test.x), cut.test.y) for title, recipe in ours.items()}
     return found | peers(python, cut, epsilon)
@@ -172,9 +179,9 @@ def measure(name: str, python: str, splits: range, epsilon: float, store: Path) 
     rows = []
     for title, values in found.items():
         ahead = {ours: "" if title == ours else f"{np.mean(found[ours]) - np.mean(values):+.1f} (p = {ttest_rel(found[ours], values).pvalue:.1g})"
-                 for ours in (OURS, WEAKER)}  # fmt: skip
+                 for ours in AHEAD}  # fmt: skip
         rows.append({"model": title, "value": f"{np.mean(values):.1f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.1f}",
-                     "private_linear ahead by": ahead[OURS], "with neighbours: remove": ahead[WEAKER]})  # fmt: skip
+                     **{f"{name} ahead by": ahead[ours] for ours, name in AHEAD.items()}})  # fmt: skip
     return rows, f"{len(data)} rows, {data.x.shape[1]} features, {data.classes} classes, {int(0.7 * len(data))} rows to train on"
 
 
