@@ -13,7 +13,7 @@ from carbide.data import builtin
 from carbide.models import load_saved, pack, save_model, unpack
 from carbide.privacy import linear
 from carbide.privacy.harden.private_linear import PrivateLinearModel
-from carbide.privacy.linear import PrivateLinearRecipe, Settings, _rows, _unit
+from carbide.privacy.linear import PrivateLinearRecipe, Settings, _rows, unit
 from carbide.privacy.logistic import gradient_sum
 from carbide.run.store import decode, encode
 from carbide.stats.accounting import gdp_tpr
@@ -50,7 +50,7 @@ def test_replacing_a_row_moves_no_sum_by_more_than_is_accounted(seed, classes):
     sums = []
     for rows, targets in ((x, y), (other, labels)):
         ball = recipe.scaling.ball(rows, space)
-        away, whole = _unit(ball - centre), _rows(ball, centre, directions, gains, recipe.scaling)
+        away, whole = unit(ball - centre), _rows(ball, centre, directions, gains, recipe.scaling)
         assert (np.linalg.norm(whole, axis=1) <= 1 + 1e-12).all()
         sums.append((ball.sum(0), away.T @ away, gradient_sum(whole, targets, weights, recipe.clip)))
     moved = [np.linalg.norm(a - b) for a, b in zip(*sums, strict=True)]
@@ -63,7 +63,9 @@ def test_settings_follow_from_the_size_alone():
     tiny, small, large = recipe.settings(100, 13), recipe.settings(400, 30), recipe.settings(50_000, 46)
     assert (tiny.steps, small.steps, large.steps) == (5, 16, 100)
     assert (tiny.centring, small.centring, large.centring) == (0.0, 0.15, 0.15)
-    assert (tiny.damping, small.damping, large.damping) == (0.0, 0.0, 0.15)
+    assert (tiny.damping, small.damping, large.damping) == (0.0, 0.15, 0.15)
+    assert [recipe.settings(400, d).damping for d in (10, 19, 20)] == [0.0, 0.0, 0.15]  # few features have no directions to spare
+    assert [recipe.settings(n, 30, 3).damping for n in (400, 20_000, 200_000)] == [0.0, 0.15, 0.15]  # what varies most tells classes apart
     assert tiny.rate == small.rate < large.rate
     assert isinstance(large, Settings)
 
@@ -158,5 +160,5 @@ def test_wrong_options_are_refused(options, words):
 def test_gradients_get_the_noise_that_is_accounted_anew_at_every_step(monkeypatch, steps):
     monkeypatch.setattr(linear, "gradient_sum", lambda rows, y, weights, clip: np.zeros_like(weights))
     rows, recipe = np.zeros((10, 500)), PrivateLinearRecipe(averaged=1e-6)  # the last iterate alone
-    weights = recipe._descend(rows, np.zeros(10, int), 8, Settings(steps=steps, rate=1.0, centring=0.0, damping=0.0), 3.0, np.random.default_rng(0))
+    weights = recipe.descend(rows, np.zeros(10, int), 8, Settings(steps=steps, rate=1.0, centring=0.0, damping=0.0), 3.0, np.random.default_rng(0))
     assert weights.std() * len(rows) == pytest.approx(3.0 * math.sqrt(steps), rel=0.05)

@@ -32,12 +32,15 @@ CALM = 300.0  # what is seen above which the rate grows, as its root, up to FAST
 FASTER = 4.0
 SHARE = 0.15  # of mu squared for the mean, and for the second moments, where they are asked for
 BLURRED = 0.4  # the mean is asked for where its noise is expected to be shorter than this; rows have length one
-HIGH = 0.1  # second moments are asked for where their noise ends below this
+HIGH = 0.1  # second moments of two classes are asked for where their noise ends below this,
+TALL = 0.3  # or, of MANY features, below this;
+FLAT = 0.01  # of more classes, below this, for there it is the directions of most variance that tell classes apart
+MANY = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is decided by the number of rows and features: ``steps``, ``rate``, and the shares of mu squared for mean and second moments."""
+    """What is decided by the numbers of rows, features and classes: ``steps``, ``rate``, and the shares of mu squared for mean and second moments."""
 
     steps: int
     rate: float
@@ -127,15 +130,16 @@ class PrivateLinearRecipe:
         assert self.privacy.mu is not None
         return self.privacy.mu / ROUNDING
 
-    def settings(self, n: int, d: int) -> Settings:
-        """The settings for ``n`` rows of ``d`` features."""
+    def settings(self, n: int, d: int, classes: int = 2) -> Settings:
+        """The settings for ``n`` rows of ``d`` features and of that many classes."""
         _, row, square = NEIGHBOURS[self.neighbours]
         seen = n * self.mu * 2 / row
         steps = int(np.clip(round(PACE * seen), *STEPS))
         blur = row * math.sqrt(d / SHARE) / (n * self.mu)
         height = square * math.sqrt(2 * d / SHARE) / (n * self.mu)
+        low = FLAT if classes > 2 else TALL if d >= MANY else HIGH
         return Settings(steps=steps, rate=RATE * min(FASTER, max(1.0, math.sqrt(seen / CALM))), centring=SHARE if blur < BLURRED else 0.0,
-                        damping=SHARE if height < HIGH else 0.0)  # fmt: skip
+                        damping=SHARE if height < low else 0.0)  # fmt: skip
 
     def noise(self, settings: Settings) -> Noise:
         """The standard deviations of the noise."""
@@ -156,12 +160,12 @@ class PrivateLinearRecipe:
         check(dataset, self.delta)
         source = np.random.default_rng() if self.secret_noise else rng
         ball = self.scaling.ball(dataset.x, dataset.space)
-        settings = self.settings(*ball.shape)
+        settings = self.settings(*ball.shape, dataset.classes)
         noise = self.noise(settings)
         centre = noisy_mean(ball, noise.mean, source)
-        directions, gains = noisy_directions(_unit(ball - centre), noise.moments, source)
+        directions, gains = noisy_directions(unit(ball - centre), noise.moments, source)
         rows = _rows(ball, centre, directions, gains, self.scaling)
-        weights = self._descend(rows, dataset.y, 1 if dataset.classes == 2 else dataset.classes, settings, noise.gradient, source)
+        weights = self.descend(rows, dataset.y, 1 if dataset.classes == 2 else dataset.classes, settings, noise.gradient, source)
         return PrivateLinear(weights=weights, centre=centre, directions=directions, gains=gains, scaling=self.scaling, privacy=self.privacy,
                              space=dataset.space, classes=dataset.classes)  # fmt: skip
 
@@ -169,7 +173,7 @@ class PrivateLinearRecipe:
         """Everything that decides the training."""
         return {"recipe": "private linear model", **asdict(self)}
 
-    def _descend(self, rows: Array, y: Array, heads: int, settings: Settings, sigma: float, noise: Rng) -> Array:
+    def descend(self, rows: Array, y: Array, heads: int, settings: Settings, sigma: float, noise: Rng) -> Array:
         """The mean of the last iterates ``(heads, d + 1)`` of noisy gradient descent from zero."""
         weights = np.zeros((heads, rows.shape[1]))
         total, first = np.zeros_like(weights), int(settings.steps * (1 - self.averaged))
@@ -183,10 +187,11 @@ class PrivateLinearRecipe:
 
 def _rows(ball: Array, centre: Array, directions: Array, gains: Array, scaling: Scaling) -> Array:
     """Rows ``(n, d + 1)`` of length at most one: the direction from the centre, damped, and the constant."""
-    away = _unit(ball - centre)
+    away = unit(ball - centre)
     away = away - ((away @ directions.T) * (1 - gains)) @ directions
     return scaling.rows(away, np.zeros(away.shape[1]))
 
 
-def _unit(rows: Array) -> Array:
+def unit(rows: Array) -> Array:
+    """Rows ``(n, d)`` brought to length one, each by itself."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
