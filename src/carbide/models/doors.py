@@ -64,8 +64,8 @@ def load_model(source: Any, *, space: Space, classes: int, trust: bool = False, 
     if isinstance(source, str | Path):
         path = _path(source, options)
         promised = by_suffix(path)
-        file_kind = by_content(read_bytes(path)) if len(promised) > 1 else promised[0]
-        kind = next((kind for kind, kinds in FILES.items() if file_kind in kinds and file_kind in promised), promised[0])
+        file_kind = by_content(read_bytes(path)) if len(promised) > 1 else next(iter(promised))
+        kind = next((kind for kind, kinds in FILES.items() if file_kind in kinds and file_kind in promised), next(iter(promised)))
         return _finish(_LOADERS[kind](kind, {**options, "file": source}, space, classes, trust), options)
     return wrap(source, space=space, classes=classes, **options)
 

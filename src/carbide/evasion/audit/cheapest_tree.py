@@ -51,7 +51,7 @@ class CheapestTree(Method):
     def refuses(self, case: Case, threat: Threat) -> str | None:
         """It needs trees in the intermediate form, and two classes where changes have prices."""
         if not hasattr(case.model, "ensemble"):
-            return "it reads the trees of scikit-learn, XGBoost, LightGBM and CatBoost classifiers only"
+            return "it reads the trees of scikit-learn, XGBoost, LightGBM, CatBoost and ONNX classifiers only"
         if isinstance(threat, FeatureBudget) and case.model.classes != 2:
             return f"priced changes need two classes, and the model has {case.model.classes}"
         try:
