@@ -27,7 +27,8 @@ class Reach(NamedTuple):
     each value and the outermost ones it reaches; ``slot`` ``(n,)``: a movable row's place in ``value`` ``(m, d)``, -1 for the others.
     ``priced``: a movable row pays ``fixed`` and ``up`` or ``down`` a unit, or by ``matrix`` ``(k, s, s)`` (``table`` ``(d,)`` names it, -1
     = none; its first value is ``first`` ``(d,)``), at most ``money`` in all. A feature that follows another (``twin`` ``(d,)``, -1 = none) is
-    moved by the same payment; its prices are a unit of ``value[scale]``, where ``scale`` ``(d,)`` is not -1.
+    moved by the same payment; its prices are a unit of ``value[scale]``, where ``scale`` ``(d,)`` is not -1. A feature that costs infinitely
+    much both ways, and has no table, is moved by no row; where it is not ``priced``, prices say nothing else.
     """
 
     cuts: Array
@@ -105,7 +106,8 @@ class Box:
             if not still:
                 low[f], high[f] = binned(a, cuts[f]), binned(b, cuts[f])
         slot = np.where(moves, 0, -1).astype(np.int32) if not still else np.full(n, -1, np.int32)
-        return _reach(cuts, bins, low, high, slot)
+        never = np.where((up == 0) & (down == 0) | still, np.inf, 0.0)
+        return _reach(cuts, bins, low, high, slot)._replace(up=never, down=never)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
