@@ -10,6 +10,7 @@ rows that compiles. The audit looks for the cheapest evasion of frauds that trai
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import resource
 import time
@@ -92,7 +93,7 @@ def measured(seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     with threadpool_limits(options.threads), parallel_backend("threading", n_jobs=options.threads):
         for name, make in makers.items():
             make(2).fit(x[:3000], y[:3000])
-            models[name], seconds = timed(lambda make=make: make(options.trees).fit(x, y))
+            models[name], seconds = timed(functools.partial(make(options.trees).fit, x, y))
             plain = out[0]["seconds"] if out else seconds
             out.append({"what": name, "seconds": seconds, "beside plain": seconds / plain, "GB at most": memory()})
             print(seed, out[-1], flush=True)
