@@ -27,7 +27,7 @@ def audit(model: Any, data: Any, *, threats: Sequence[Any], recipe: Any = None, 
     """How far real attackers get against a model.
 
     Args:
-        model: a fitted scikit-learn, XGBoost or LightGBM model, a torch module, a callable, or a model of Carbide.
+        model: a fitted scikit-learn, XGBoost, LightGBM or CatBoost model, a torch module, a callable, or a model of Carbide.
         data: ``Splits``, ``(x, y)`` (cut 60/20/20 by the seed), ``{"train": (x, y), "test": (x, y)}``, a path or the name of a built-in case.
         threats: nouns such as ``LpBall(eps=0.1)`` or plan entries such as ``{"membership": {}}``.
         recipe: how the model is trained: an unfitted estimator, a plan's recipe mapping, or a ``Recipe``; poisoning and LiRA need it.

@@ -31,7 +31,7 @@ from carbide.stats.performance import performance
 from carbide.types import Case, Corruption, Distortion, InputError, LpBall, Model, OperatingPoint, Patch, Recipe, Section, Splits, Threat
 
 VERBS = ("audit", "harden", "prove")
-PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "torch", "xgboost-cpu", "xgboost", "lightgbm", "onnxruntime")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "torch", "xgboost-cpu", "xgboost", "lightgbm", "catboost", "onnxruntime")
 BLIND = {
     "evasion": "changes of another kind than the stated one (for images: rotation, blur, patches; for tables: fields outside the price table)",
     "poisoning": "poison of another kind or a larger share than the stated one, and attackers who also control the training code",

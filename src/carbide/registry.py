@@ -39,7 +39,7 @@ SLOTS: dict[tuple[str, str], tuple[tuple[str, ...], ...]] = {
 }
 
 # Packages that belong to an extra of Carbide: a method whose import lacks one is listed as not installed.
-EXTRAS = {"torch": "torch", "safetensors": "torch", "xgboost": "xgboost", "lightgbm": "lightgbm", "onnx": "onnx",
+EXTRAS = {"torch": "torch", "safetensors": "torch", "xgboost": "xgboost", "lightgbm": "lightgbm", "catboost": "catboost", "onnx": "onnx",
           "onnxruntime": "onnx", "skops": "skops", "cleanlab": "cleanlab", "opacus": "opacus"}  # fmt: skip
 
 

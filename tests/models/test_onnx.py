@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from skl2onnx import to_onnx
 
 from carbide.models import load_model, load_saved, pack, save_model, unpack
-from carbide.types import BLACK_BOX, WHITE_BOX, Access, Dataset, InputError, Space
+from carbide.types import BLACK_BOX, TREE_BOX, WHITE_BOX, Access, Dataset, InputError, Space
 from tests.models.cases import fitted, make_dataset
 
 
@@ -37,7 +37,7 @@ def test_scikit_learn_graphs(name: str, classes: int, zipmap: bool, tmp_path: Pa
     model = load_model(saved(exported(name, classes, **({} if zipmap else {"zipmap": False})), tmp_path), space=data.space, classes=classes)
     expected = fitted(name, classes).predict_proba(data.x.astype(np.float32))
     assert np.abs(model.predict(data.x) - expected).max() < 1e-4
-    assert model.access == (BLACK_BOX if name in ("random_forest", "gradient_boosting", "naive_bayes") else WHITE_BOX)
+    assert model.access == {"random_forest": TREE_BOX, "gradient_boosting": TREE_BOX, "naive_bayes": BLACK_BOX}.get(name, WHITE_BOX)
     again = unpack(pack(model))
     assert np.array_equal(again.predict(data.x), model.predict(data.x))
     assert again.digest() == model.digest()

@@ -128,7 +128,7 @@ def test_stored_bytes_are_checked_as_files_are(data: Dataset) -> None:
         unpack(packed)
     packed = pack(wrap(fitted("random_forest"), space=data.space, classes=2))
     packed["state"]["format"] = "pickle"
-    with pytest.raises(InputError, match="choose xgboost, lightgbm or skops"):
+    with pytest.raises(InputError, match="choose xgboost, lightgbm, catboost or skops"):
         unpack(packed)
 
 

@@ -24,9 +24,11 @@ from tests.models.cases import make_dataset
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_every_estimator_trains_the_same_twice(name: str, classes: int) -> None:
+    if name == "catboost":
+        pytest.importorskip("catboost", reason="CatBoost is not installed; pip install 'carbide[catboost]'")
     data = make_dataset(200, classes=classes)
     small: dict[str, Any] = {"mlp": {"max_iter": 150}, "hist_gradient_boosting": {"max_iter": 10}}.get(name, {})
-    if name in ("xgboost", "lightgbm", "random_forest", "extra_trees", "gradient_boosting"):
+    if name in ("xgboost", "lightgbm", "random_forest", "extra_trees", "gradient_boosting", "catboost"):
         small = {"n_estimators": 10}
     recipe = make_recipe({"estimator": name, "params": small}, space=data.space, classes=classes)
     assert isinstance(recipe, Recipe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -11,9 +12,11 @@ from pathlib import Path, PurePosixPath
 from carbide.types import InputError
 
 LIMIT = 8 << 30  # bytes of a model file, and of an archive once unpacked
-FORMATS = {"xgboost": (".json", ".ubj", ".ubjson"), "lightgbm": (".txt",), "skops": (".skops",), "onnx": (".onnx",), "safetensors": (".safetensors",),
+FORMATS = {"xgboost": (".json", ".ubj", ".ubjson"), "lightgbm": (".txt",),
+           "catboost": (".cbm", ".json"), "skops": (".skops",), "onnx": (".onnx",), "safetensors": (".safetensors",),
            "torch": (".pt", ".pth"), "export": (".pt2",), "pickle": (".pkl", ".pickle", ".joblib")}  # fmt: skip
-_BY_SUFFIX = {suffix: kind for kind, suffixes in FORMATS.items() for suffix in suffixes}
+CATBOOST = re.compile(rb'\s*\{\s*"(ctr_data|features_info|model_info|oblivious_trees|scale_and_bias|trees)"')
+SUFFIXES = sorted({suffix for suffixes in FORMATS.values() for suffix in suffixes})
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x04\x22\x4d\x18", b"ZF", b"x\x9c", b"x\x01", b"x\xda", b"x^")  # as joblib packs its pickles
 
 
@@ -45,16 +48,16 @@ def one_line(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:200]
 
 
-def by_suffix(path: Path) -> str:
-    """The format that a file's name promises.
+def by_suffix(path: Path) -> tuple[str, ...]:
+    """The formats that a file's name promises one of.
 
     Raises:
         InputError: if the name promises none.
     """
-    kind = _BY_SUFFIX.get(path.suffix.lower())
-    if kind is None:
-        raise InputError(f"model {path} ends in {path.suffix or 'nothing'!r}, which names no format; use one of {', '.join(sorted(_BY_SUFFIX))}")
-    return kind
+    kinds: tuple[str, ...] = tuple(kind for kind, suffixes in FORMATS.items() if path.suffix.lower() in suffixes)
+    if not kinds:
+        raise InputError(f"model {path} ends in {path.suffix or 'nothing'!r}, which names no format; use one of {', '.join(SUFFIXES)}")
+    return kinds
 
 
 def by_content(blob: bytes) -> str:
@@ -65,7 +68,11 @@ def by_content(blob: bytes) -> str:
     if head[:1] == b"{" and head[1:2] in b"LiUIl" and b"learner" in head:
         return "xgboost"
     if head.lstrip()[:1] == b"{" and b"\x00" not in head:
+        if CATBOOST.match(head):
+            return "catboost"
         return "xgboost" if b'"learner"' in blob[:4096] or b'"version"' in blob[:4096] else "JSON of another kind"
+    if head[:4] == b"CBM1":
+        return "catboost"
     if head.startswith((b"tree\n", b"tree\r\n")):
         return "lightgbm"
     if len(blob) > 9 and blob[8:9] == b"{" and 2 <= int.from_bytes(blob[:8], "little") <= len(blob) - 8:

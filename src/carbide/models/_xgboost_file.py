@@ -36,11 +36,12 @@ def read_document(blob: bytes, name: str) -> Any:
     """The nested values of a JSON or UBJ document; a key that appears twice is refused."""
     head = blob.lstrip()[:2]
     if head[:1] == b"{" and head[1:2] in (b'"', b"\n", b"\r", b" ", b"\t"):
-        return json.loads(blob.decode(), object_pairs_hook=_unique)
+        return json.loads(blob.decode(), object_pairs_hook=unique)
     return _Ubj(blob).document()
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping from pairs whose keys differ."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key appears twice")
@@ -120,7 +121,7 @@ class _Ubj:
                 raise ValueError("a key has no length")
             key = self.take(int(self.number(mark))).decode()
             pairs.append((key, self.value(self.mark(), depth + 1)))
-        return _unique(pairs)
+        return unique(pairs)
 
 
 def _check_model(document: Any, name: str) -> None:

@@ -92,12 +92,14 @@ def lightgbm_classifier(booster: Any) -> BoosterClassifier:
 
 
 def booster_of(estimator: Any) -> tuple[str, Any] | None:
-    """``("xgboost" | "lightgbm", booster)`` of a fitted wrapper, booster or ``BoosterClassifier``; None for other estimators."""
+    """``("xgboost" | "lightgbm" | "catboost", booster)`` of a fitted wrapper, booster or ``BoosterClassifier``; None for other estimators."""
     if isinstance(estimator, BoosterClassifier):
         return estimator.library, estimator.booster
     package = type(estimator).__module__.split(".")[0]
     if package == "carbide" and hasattr(estimator, "to_booster"):  # Carbide's own trees are stored as what XGBoost serves
         return "xgboost", estimator.to_booster()
+    if package == "carbide" and type(estimator).__name__ == "CatBoosted":
+        return "catboost", estimator
     if package == "xgboost":
         return "xgboost", estimator.get_booster() if hasattr(estimator, "get_booster") else estimator
     if package == "lightgbm":
@@ -106,7 +108,9 @@ def booster_of(estimator: Any) -> tuple[str, Any] | None:
 
 
 def booster_bytes(library: str, booster: Any) -> bytes:
-    """A booster in its library's own safe format: XGBoost UBJ, LightGBM text."""
+    """A booster in its library's own safe format: XGBoost UBJ, LightGBM text, CatBoost JSON."""
+    if library == "catboost":
+        return booster.blob()
     if library == "xgboost":
         return bytes(booster.save_raw("ubj"))
     text = booster.model_to_string()

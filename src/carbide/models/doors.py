@@ -21,16 +21,17 @@ from carbide.models._answers import OUTPUTS_OF
 from carbide.models._files import by_content, by_suffix, one_line, read_bytes
 from carbide.models._sklearn_layers import is_known
 from carbide.models.callables import CallableModel, resolve
-from carbide.models.estimators import EstimatorModel, class_columns
+from carbide.models.estimators import EstimatorModel, as_rows_of, class_columns
 from carbide.models.packing import allow_factory
 from carbide.types import InputError, Model, Space
 
-KINDS = ("xgboost", "lightgbm", "sklearn", "onnx", "torch", "http", "callable")
+KINDS = ("xgboost", "lightgbm", "catboost", "sklearn", "onnx", "torch", "http", "callable")
 OPTIONS = ("answers", "labels", "threshold", "base", "factory", "options", "device", "batch", "output", "timeout", "retries", "pause",
            "token_variable", "token_header")  # fmt: skip
 FILES = {
     "xgboost": ("xgboost",),
     "lightgbm": ("lightgbm",),
+    "catboost": ("catboost",),
     "sklearn": ("skops", "pickle"),
     "onnx": ("onnx",),
     "torch": ("safetensors", "torch", "export"),
@@ -62,14 +63,15 @@ def load_model(source: Any, *, space: Space, classes: int, trust: bool = False, 
         return _finish(_LOADERS[kind](kind, options, space, classes, trust), options)
     if isinstance(source, str | Path):
         path = _path(source, options)
-        file_kind = by_suffix(path)
-        kind = next(kind for kind, kinds in FILES.items() if file_kind in kinds)
+        promised = by_suffix(path)
+        file_kind = by_content(read_bytes(path)) if len(promised) > 1 else next(iter(promised))
+        kind = next((kind for kind, kinds in FILES.items() if file_kind in kinds and file_kind in promised), next(iter(promised)))
         return _finish(_LOADERS[kind](kind, {**options, "file": source}, space, classes, trust), options)
     return wrap(source, space=space, classes=classes, **options)
 
 
 def wrap(obj: Any, *, space: Space, classes: int, **options: Any) -> Model:
-    """A live object as a model: a torch module, a fitted scikit-learn, XGBoost or LightGBM classifier or booster, or any function.
+    """A live object as a model: a torch module, a fitted scikit-learn, XGBoost, LightGBM or CatBoost classifier or booster, or any function.
 
     A function maps ``(n, *shape)`` to probabilities or logits ``(n, k)`` or labels ``(n,)``; ``answers`` says which
     (default: found out on a few rows). Other options as in ``load_model``.
@@ -159,17 +161,17 @@ def _file(kind: str, options: Mapping[str, Any], key: str = "file") -> tuple[byt
     found = by_content(blob)
     allowed = FILES[kind]
     promised = by_suffix(path)
-    if found not in allowed or promised not in allowed:
+    if found not in allowed or not set(promised) & set(allowed):
         wrong = f"holds {found}" if found not in allowed else f"ends in {path.suffix!r}"
         mend = (
             "name the right kind of model"
-            if found in ("xgboost", "lightgbm", "skops", "onnx", "safetensors", "torch", "export")
+            if found in ("xgboost", "lightgbm", "catboost", "skops", "onnx", "safetensors", "torch", "export")
             else "save the model again"
         )
         if found == "pickle" and kind == "torch":
             mend = "it may be a whole pickled module: save module.state_dict() as safetensors"
         raise InputError(f"model {path} {wrong}, where {' or '.join(allowed)} is expected; {mend}")
-    if found != promised:
+    if found not in promised:
         raise InputError(f"model {path} ends in {path.suffix!r} but holds {found}; give the file the name of its format")
     return blob, found, path
 
@@ -293,7 +295,7 @@ def _wrap_booster(booster: Any, library: str, space: Space, classes: int, labels
 
 
 def _wrap_estimator(estimator: Any, space: Space, classes: int, labels: tuple[Any, ...]) -> Model:
-    name = type(estimator).__name__
+    estimator, name = as_rows_of(estimator, space), type(estimator).__name__
     _check_fitted(estimator, name)
     found = getattr(estimator, "classes_", None)
     if found is None:
@@ -359,5 +361,5 @@ def _check_names(estimator: Any, space: Space, name: str) -> None:
 
 
 _LOADERS: dict[str, Callable[[str, dict[str, Any], Space, int, bool], Model]] = {
-    "xgboost": _load_estimator, "lightgbm": _load_estimator, "sklearn": _load_estimator, "onnx": _load_onnx, "torch": _load_torch, "http": _load_http,
+    "xgboost": _load_estimator, "lightgbm": _load_estimator, "catboost": _load_estimator, "sklearn": _load_estimator, "onnx": _load_onnx, "torch": _load_torch, "http": _load_http,
     "callable": _load_callable}  # fmt: skip

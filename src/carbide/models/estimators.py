@@ -1,4 +1,4 @@
-"""Estimators with scikit-learn's interface (scikit-learn, XGBoost, LightGBM) as models, and the recipe that trains them.
+"""Estimators with scikit-learn's interface (scikit-learn, XGBoost, LightGBM, CatBoost) as models, and the recipe that trains them.
 
 >>> import numpy as np
 >>> from sklearn.tree import DecisionTreeClassifier
@@ -19,6 +19,7 @@ import numpy as np
 from carbide.models._fingerprint import fingerprint
 from carbide.models._reading import NotRead, Readable, Reading, answers_of, compare, read, shown, trial_rows
 from carbide.models.boosters import BoosterClassifier, booster_bytes, booster_of
+from carbide.models.catboosted import CatBoosted, catboosted, is_catboost, prepare_
 from carbide.models.trees import ensemble_of, is_tree_ensemble
 from carbide.models.trees.ensemble import Ensemble
 from carbide.types import BLACK_BOX, TREE_BOX, Access, Array, Dataset, InputError, Rng, Space
@@ -121,7 +122,7 @@ class EstimatorModel(Readable):
         return f"{self._identity}{self.threshold}"
 
     def to_state(self) -> dict[str, Any]:
-        """The estimator in its library's safe format (XGBoost UBJ, LightGBM text, skops) and the rest as it is."""
+        """The estimator in its library's safe format (XGBoost UBJ, LightGBM text, CatBoost JSON, skops) and the rest as it is."""
         held = booster_of(self.estimator)
         state = {"space": self.space, "classes": self.classes, "threshold": self.threshold, "labels": list(self.labels)}
         if held is not None:
@@ -138,7 +139,24 @@ class EstimatorModel(Readable):
         estimator = read_estimator(state["blob"], state["format"], name="a stored model")
         if state["wrapper"] is not None:
             estimator = _rewrap(state["blob"], json.loads(state["wrapper"]))
-        return cls(estimator=estimator, space=state["space"], classes=state["classes"], threshold=state["threshold"], labels=tuple(state["labels"]))
+        return cls(
+            estimator=as_rows_of(estimator, state["space"]),
+            space=state["space"],
+            classes=state["classes"],
+            threshold=state["threshold"],
+            labels=tuple(state["labels"]),
+        )
+
+
+def as_rows_of(estimator: Any, space: Space) -> Any:
+    """The estimator as one that takes rows of numbers of this space: CatBoost wants to be told the names of categories.
+
+    Raises:
+        InputError: if it is CatBoost's and not fitted, no classifier, or splits on what Carbide does not read.
+    """
+    if is_catboost(estimator):
+        return catboosted(estimator, space)
+    return estimator.names_in(space) if isinstance(estimator, CatBoosted) else estimator
 
 
 def read_net(model: EstimatorModel) -> Reading:
@@ -242,13 +260,15 @@ class EstimatorRecipe:
         seeds = {name: seed for name in estimator.get_params(deep=True) if name == "random_state" or name.endswith("__random_state")}
         estimator.set_params(**seeds)
         x = dataset.x.reshape(len(dataset), -1)
+        if is_catboost(estimator):
+            x = prepare_(estimator, dataset.space, x, seed)
         y = np.searchsorted(seen, dataset.y) if type(estimator).__module__.startswith("xgboost") else dataset.y
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # how far a fit goes is a parameter
-                return estimator.fit(x, y, **_weights(estimator, weight))
+                return as_rows_of(estimator.fit(x, y, **_weights(estimator, weight)), dataset.space)
         except Exception as error:
-            if isinstance(error, ValueError | TypeError) or type(error).__name__ in ("XGBoostError", "LightGBMError"):
+            if isinstance(error, ValueError | TypeError) or type(error).__name__ in ("XGBoostError", "LightGBMError", "CatBoostError"):
                 said = (str(error).strip().splitlines() or [""])[0][:200]
                 raise InputError(
                     f"{_name(self.estimator)} cannot be trained on {dataset.name} ({said}); check its parameters and the data"

@@ -1,4 +1,4 @@
-"""ONNX graphs as models, run by onnxruntime on one thread; nets of known operators are read as torch nets besides.
+"""ONNX graphs as models, run by onnxruntime on one thread; nets of known operators are read as torch nets besides, ensembles as trees.
 
 Before the runtime sees a graph it is checked: data outside the file must lie in the file's folder, trees must not point
 outside themselves, operators must be the standard's own.
@@ -7,6 +7,7 @@ outside themselves, operators must be the standard's own.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy as np
 from carbide.models._answers import check_answers, detect, probe_rows, to_probabilities
 from carbide.models._files import one_line
 from carbide.models._onnx_graph import check_onnx, check_widths, open_session, part_session
-from carbide.models._reading import Readable, Reading, answers_of, compare, compare_raw, exact_answers, read, rounding_of, shown, trial_rows
-from carbide.types import BLACK_BOX, Access, Array, InputError, Space, digest, rng_for
+from carbide.models._reading import NotRead, Readable, Reading, answers_of, compare, compare_raw, exact_answers, read, rounding_of, shown, trial_rows
+from carbide.models.trees.ensemble import Ensemble
+from carbide.types import BLACK_BOX, TREE_BOX, Access, Array, InputError, Space, digest, rng_for
 
 TYPES = {
     "tensor(float)": np.float32,
@@ -51,7 +53,7 @@ class OnnxModel(Readable):
         self.predict(probe_rows(self.space, rng_for(0, "probe")))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("session", "reading")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("session", "reading", "trees")}
 
     @functools.cached_property
     def session(self) -> Any:
@@ -60,13 +62,36 @@ class OnnxModel(Readable):
 
     @property
     def access(self) -> Access:
-        """Labels alone, or scores too, and gradients where the graph was read as a net."""
+        """Labels alone, or scores too, gradients where the graph was read as a net, and structure where it was read as trees."""
+        if self.trees.ensemble is not None:
+            return TREE_BOX
         return Access.LABELS if self.answers == "labels" else BLACK_BOX | shown(self.reading)
 
     @functools.cached_property
     def reading(self) -> Reading:
         """The graph as a torch net in its own precision, compared with the runtime."""
-        return read_net(self)
+        return Reading() if self.trees.ensemble is not None else read_net(self)
+
+    @functools.cached_property
+    def trees(self) -> TreeReading:
+        """The graph as a tree ensemble in the intermediate form, compared with the runtime, or the reason why there is none."""
+        return read_trees(self)
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The trees.
+
+        Raises:
+            InputError: if the graph was not read as trees.
+        """
+        if self.trees.ensemble is None:
+            raise InputError(f"{self.name} shows no trees: {self.trees.note or 'it has none'}; use attacks that need answers only")
+        return self.trees.ensemble
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not read, and why, for the report."""
+        return (f"its trees were not read: {self.trees.note}",) if self.trees.note else super().notes
 
     @functools.cached_property
     def _entry(self) -> tuple[str, Any, tuple[int, ...], int | None]:
@@ -143,7 +168,7 @@ class OnnxModel(Readable):
         if self.answers == "labels" and threshold != self.threshold:
             raise InputError(f"{self.name} answers labels only, so its threshold cannot be set to {threshold:g}; leave out operating_point")
         moved = replace(self, threshold=threshold)
-        moved.__dict__.update({key: self.__dict__[key] for key in ("reading",) if key in self.__dict__})
+        moved.__dict__.update({key: self.__dict__[key] for key in ("reading", "trees") if key in self.__dict__})
         return moved
 
     def digest(self) -> str:
@@ -159,6 +184,39 @@ class OnnxModel(Readable):
     def from_state(cls, state: dict[str, Any]) -> OnnxModel:
         """The model of ``to_state``; the graph is checked again."""
         return cls(**{**state, "blob": check_onnx(state["blob"], "a stored model", None), "labels": tuple(state["labels"])})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TreeReading:
+    """A tree ensemble that agreed with its graph, or None and the reason in ``note`` (empty where the graph has no trees)."""
+
+    ensemble: Ensemble | None = None
+    note: str = ""
+
+
+def read_trees(model: OnnxModel) -> TreeReading:
+    """The trees of a model's graph, or the reason why there are none."""
+    import onnx
+
+    from carbide.models.trees.from_onnx import agree, from_onnx, holds_trees
+
+    graph = onnx.load_model_from_string(model.blob)
+    if not holds_trees(graph.graph):
+        return TreeReading()
+    entry, dtype, row, _ = model._entry
+    try:
+        if dtype is not np.float32 or model.answers == "labels":
+            raise NotRead(f"the graph takes {dtype.__name__} and answers {model.answers}")
+        keys = [str(label) for label in model.labels] or [str(c) for c in range(model.classes)]
+        trees = from_onnx(graph, entry=entry, output=model.output, features=math.prod(row), classes=model.classes, answers=model.answers, keys=keys)
+        flat = (-1, *model.space.shape)
+        rows = trial_rows(model.space, model.predict)
+        agree(trees, lambda x: model.predict(x.reshape(flat)), rows.reshape(len(rows), -1), rng_for(0, "trees"))
+    except (NotRead, InputError) as reason:
+        return TreeReading(note=str(reason))
+    except (KeyError, IndexError, ValueError) as error:  # the standard leaves out little, exporters sometimes more
+        return TreeReading(note=f"its tables are not those of the standard ({type(error).__name__}: {one_line(error)})")
+    return TreeReading(ensemble=trees)
 
 
 def read_net(model: OnnxModel) -> Reading:

@@ -12,7 +12,7 @@ from carbide.types import InputError
 
 
 def read_estimator(blob: bytes, kind: str, *, name: str) -> Any:
-    """A fitted classifier from bytes of the format ``xgboost`` (JSON or UBJ), ``lightgbm`` (text) or ``skops``.
+    """A fitted classifier from bytes of the format ``xgboost`` (JSON or UBJ), ``lightgbm`` (text), ``catboost`` (JSON or binary) or ``skops``.
 
     Raises:
         InputError: if the bytes are damaged, of another format, or hold no classifier.
@@ -21,8 +21,12 @@ def read_estimator(blob: bytes, kind: str, *, name: str) -> Any:
         return _read_xgboost(blob, name)
     if kind == "lightgbm":
         return _read_lightgbm(blob, name)
+    if kind == "catboost":
+        from carbide.models.catboosted import load_catboost
+
+        return load_catboost(blob, name)
     if kind != "skops":
-        raise InputError(f"{name} is said to be {kind!r}; choose xgboost, lightgbm or skops")
+        raise InputError(f"{name} is said to be {kind!r}; choose xgboost, lightgbm, catboost or skops")
     from carbide.models.skops_file import load_skops
 
     return load_skops(blob, name)

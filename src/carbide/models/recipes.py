@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from carbide.models._files import one_line, read_json
+from carbide.models.catboosted import clonable, is_catboost
 from carbide.models.estimators import EstimatorRecipe
 from carbide.types import InputError, Recipe, Space
 
@@ -25,6 +26,10 @@ from carbide.types import InputError, Recipe, Space
 ESTIMATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "xgboost": ("xgboost:XGBClassifier", {"n_jobs": 1, "verbosity": 0}),
     "lightgbm": ("lightgbm:LGBMClassifier", {"n_jobs": 1, "verbose": -1, "deterministic": True, "force_row_wise": True}),
+    "catboost": (
+        "catboost:CatBoostClassifier",
+        {"thread_count": 1, "verbose": False, "random_seed": 0, "allow_writing_files": False, "one_hot_max_size": 255},
+    ),
     "random_forest": ("sklearn.ensemble:RandomForestClassifier", {"n_jobs": 1}),
     "extra_trees": ("sklearn.ensemble:ExtraTreesClassifier", {"n_jobs": 1}),
     "gradient_boosting": ("sklearn.ensemble:GradientBoostingClassifier", {}),
@@ -45,11 +50,22 @@ ALIASES: dict[str, dict[str, str]] = {
                  "num_trees": "n_estimators", "feature_fraction": "colsample_bytree", "bagging_fraction": "subsample",
                  "bagging_freq": "subsample_freq", "boosting": "boosting_type",
                  "min_data_in_leaf": "min_child_samples", "min_sum_hessian_in_leaf": "min_child_weight", "min_gain_to_split": "min_split_gain"},
+    "catboost": {"eta": "learning_rate", "objective": "loss_function", "n_estimators": "iterations", "num_boost_round": "iterations",
+                 "num_trees": "iterations", "max_depth": "depth", "reg_lambda": "l2_leaf_reg", "random_state": "random_seed", "seed": "random_seed",
+                 "n_jobs": "thread_count", "colsample_bylevel": "rsm", "max_bin": "border_count", "min_child_samples": "min_data_in_leaf",
+                 "num_leaves": "max_leaves"},
 }  # fmt: skip
 FURTHER = {"lightgbm": ("deterministic", "force_row_wise", "force_col_wise", "verbose", "max_bin", "is_unbalance", "scale_pos_weight", "path_smooth",
                         "extra_trees", "max_delta_step", "min_data_in_bin", "monotone_constraints", "feature_fraction_bynode", "bagging_seed",
                         "feature_fraction_seed", "data_random_seed", "cat_smooth", "cat_l2", "max_cat_threshold", "boost_from_average",
-                        "sigmoid")}  # fmt: skip
+                        "sigmoid"),
+           "catboost": ("iterations", "learning_rate", "depth", "l2_leaf_reg", "loss_function", "rsm", "border_count", "feature_border_type", "nan_mode",
+                        "fold_permutation_block", "leaf_estimation_iterations", "leaf_estimation_method", "leaf_estimation_backtracking", "thread_count",
+                        "random_seed", "verbose", "class_weights", "auto_class_weights", "scale_pos_weight", "one_hot_max_size", "random_strength",
+                        "bagging_temperature", "boosting_type", "bootstrap_type", "subsample", "sampling_frequency", "grow_policy", "min_data_in_leaf",
+                        "max_leaves", "score_function", "cat_features", "ignored_features", "monotone_constraints", "feature_weights", "has_time",
+                        "model_shrink_rate", "model_shrink_mode", "langevin", "diffusion_temperature", "posterior_sampling", "boost_from_average",
+                        "allow_writing_files", "early_stopping_rounds", "eval_metric")}  # fmt: skip
 OBJECTS = ("perturb", "objective", "watch", "start")  # of a torch recipe, which a file cannot hold
 NEED_MORE = {
     "early_stopping_rounds": "a second data set to stop by",
@@ -126,6 +142,7 @@ def make_estimator(name: str, params: Mapping[str, Any]) -> Any:
     known = {*cls().get_params(), *FURTHER.get(name, ())}
     given = _renamed(name, params, known)
     estimator = cls(**{**defaults, **given})
+    estimator = clonable(estimator) if is_catboost(estimator) else estimator
     _validate(estimator, name)
     if name not in SCALED:
         return estimator
@@ -179,7 +196,7 @@ def _live(estimator: Any) -> Recipe:
         )
     if not (hasattr(estimator, "predict_proba") or getattr(estimator, "probability", False)):
         raise InputError(f"{type(estimator).__name__} gives no probabilities; wrap it in sklearn.calibration.CalibratedClassifierCV")
-    return EstimatorRecipe(estimator=estimator)
+    return EstimatorRecipe(estimator=clonable(estimator) if is_catboost(estimator) else estimator)
 
 
 def _torch(value: Any, space: Space, classes: int) -> Recipe:

@@ -1,6 +1,6 @@
 """The folder that a model is served from: native files that every serving stack reads, and what Carbide needs beside them.
 
-XGBoost becomes ``model.json``, LightGBM ``model.txt``, scikit-learn ``model.skops``, torch ``model.safetensors`` with
+XGBoost becomes ``model.json``, LightGBM ``model.txt``, CatBoost ``model.cbm``, scikit-learn ``model.skops``, torch ``model.safetensors`` with
 ``factory.json``, ONNX ``model.onnx``; models that Carbide wraps around others become ``model.npz``. ``carbide.npz`` keeps
 the space, the classes and the threshold, so that ``load_saved`` gives back the model that answers the very same bytes.
 """
@@ -23,13 +23,14 @@ SIDE = "carbide.npz"
 FILES = {
     "xgboost": "model.json",
     "lightgbm": "model.txt",
+    "catboost": "model.cbm",
     "skops": "model.skops",
     "torch": "model.safetensors",
     "onnx": "model.onnx",
     "carbide": "model.npz",
 }
 _HOW = {"xgboost": "xgboost.XGBClassifier().load_model('model.json')", "lightgbm": "lightgbm.Booster(model_file='model.txt')",
-        "skops": "skops.io.load('model.skops', trusted=skops.io.get_untrusted_types(file='model.skops'))",
+        "catboost": "catboost.CatBoostClassifier().load_model('model.cbm')", "skops": "skops.io.load('model.skops', trusted=skops.io.get_untrusted_types(file='model.skops'))",
         "torch": "module.load_state_dict(safetensors.torch.load_file('model.safetensors')), the module made as factory.json says",
         "onnx": "onnxruntime.InferenceSession('model.onnx')", "carbide": "carbide.models.load_saved('.'): it wraps a model in a defence "
                                                                          "of Carbide"}  # fmt: skip
@@ -96,6 +97,10 @@ def _kind(model: Model) -> str:
 def _estimator_file(model: Any, kind: str, blob: bytes) -> bytes:
     """The native file; XGBoost's as JSON, which people can read and every version of it understands."""
     held = booster_of(model.estimator)
+    if kind == "catboost":
+        from carbide.models.catboosted import binary_of
+
+        return binary_of(held[1].document)  # type: ignore[index]
     if kind == "xgboost":
         return bytes(held[1].save_raw("json"))  # type: ignore[index]
     return held[1].model_to_string().encode() if kind == "lightgbm" else blob  # type: ignore[index]

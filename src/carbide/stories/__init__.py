@@ -16,6 +16,7 @@ KINDS = {
     ".json": "xgboost",
     ".ubj": "xgboost",
     ".txt": "lightgbm",
+    ".cbm": "catboost",
     ".skops": "sklearn",
     ".onnx": "onnx",
     ".pkl": "sklearn",
@@ -38,8 +39,13 @@ def draft_plan(model: Path, data: str, *, label: str | None, eps: str | None) ->
         raise InputError(
             f"{model} has the ending {suffix or 'nothing'}, which names no model format; use {', '.join(sorted(KINDS))}, or name it in a plan"
         )
+    kind = KINDS[suffix]
+    if suffix == ".json" and model.is_file():
+        from carbide.models._files import by_content, read_bytes
+
+        kind = "catboost" if by_content(read_bytes(model)) == "catboost" else kind
     threats: list[dict[str, Any]] = [{"extraction": {"queries": 500}}]
     if eps is not None:
         threats.insert(0, {"evasion": {"norm": "linf", "eps": eps}})
     source: dict[str, Any] = {"source": data} | ({"label": label} if label else {})
-    return {"title": model.stem, "model": {KINDS[suffix]: str(model.resolve())}, "data": source, "threats": threats}
+    return {"title": model.stem, "model": {kind: str(model.resolve())}, "data": source, "threats": threats}

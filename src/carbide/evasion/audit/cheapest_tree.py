@@ -51,7 +51,7 @@ class CheapestTree(Method):
     def refuses(self, case: Case, threat: Threat) -> str | None:
         """It needs trees in the intermediate form, and two classes where changes have prices."""
         if not hasattr(case.model, "ensemble"):
-            return "it reads the trees of scikit-learn, XGBoost and LightGBM classifiers only"
+            return "it reads the trees of scikit-learn, XGBoost, LightGBM, CatBoost and ONNX classifiers only"
         if isinstance(threat, FeatureBudget) and case.model.classes != 2:
             return f"priced changes need two classes, and the model has {case.model.classes}"
         try:
@@ -120,7 +120,7 @@ def trees_of(model: Any) -> Ensemble:
     """
     trees = getattr(model, "ensemble", None)
     if trees is None:
-        raise InputError(f"{type(model).__name__} shows no trees; give a tree classifier of scikit-learn, XGBoost or LightGBM")
+        raise InputError(f"{type(model).__name__} shows no trees; give a tree classifier of scikit-learn, XGBoost, LightGBM or CatBoost")
     if trees.classes.tolist() != list(range(model.classes)):
         raise InputError(
             f"the trees were trained on the classes {trees.classes.tolist()}, but the data has {model.classes}; train on rows of every class"

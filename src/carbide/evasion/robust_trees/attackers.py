@@ -27,7 +27,8 @@ class Reach(NamedTuple):
     each value and the outermost ones it reaches; ``slot`` ``(n,)``: a movable row's place in ``value`` ``(m, d)``, -1 for the others.
     ``priced``: a movable row pays ``fixed`` and ``up`` or ``down`` a unit, or by ``matrix`` ``(k, s, s)`` (``table`` ``(d,)`` names it, -1
     = none; its first value is ``first`` ``(d,)``), at most ``money`` in all. A feature that follows another (``twin`` ``(d,)``, -1 = none) is
-    moved by the same payment; its prices are a unit of ``value[scale]``, where ``scale`` ``(d,)`` is not -1.
+    moved by the same payment; its prices are a unit of ``value[scale]``, where ``scale`` ``(d,)`` is not -1. A feature that costs infinitely
+    much both ways, and has no table, is moved by no row; where it is not ``priced``, prices say nothing else.
     """
 
     cuts: Array
@@ -93,6 +94,7 @@ class Box:
         up, down, lower, upper = (_each(getattr(self, name), d, name) for name in ("up", "down", "lower", "upper"))
         moves = np.ones(n, bool) if self.movers == "both" else y == 1
         still = not (up.any() or down.any()) or not moves.any()
+        never = np.where((up == 0) & (down == 0) | still, np.inf, 0.0)
         cuts, bins = [], np.empty((d, n), np.uint8)
         low, high = (bins, bins) if still else (np.empty_like(bins), np.empty_like(bins))
         for f in range(d):
@@ -103,9 +105,9 @@ class Box:
             cuts.append(cuts_of([v] if still else [v, a, b], most=most))
             bins[f] = binned(v, cuts[f])
             if not still:
-                low[f], high[f] = binned(a, cuts[f]), binned(b, cuts[f])
+                low[f], high[f] = (binned(a, cuts[f]), binned(b, cuts[f])) if never[f] == 0 else (bins[f], bins[f])
         slot = np.where(moves, 0, -1).astype(np.int32) if not still else np.full(n, -1, np.int32)
-        return _reach(cuts, bins, low, high, slot)
+        return _reach(cuts, bins, low, high, slot)._replace(up=never, down=never)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

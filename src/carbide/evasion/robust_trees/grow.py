@@ -3,7 +3,8 @@
 Every training row is in all the nodes that its attacker can bring it to. At a split, rows that reach both sides count where they hurt:
 boosting takes the two orders of the children's values in turn (in each of them a row's worse side is known, so both values are closed
 forms), forests the placement with the worst Gini impurity (also closed). Histograms hold the bins that a row reaches first and last, so
-a split costs as much as a plain one. Leaves come with all the rows that reach them: the worst case over a tree is exact.
+a split costs as much as a plain one. Features that no attacker moves are counted for the smaller child alone: the larger one has what is
+left of the node's own sums, and the rows of both children besides. Leaves come with all the rows that reach them: the worst case over a tree is exact.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from carbide.evasion.robust_trees.prices import child_price, others_price, span
 from carbide.types import Array
 
 NEWTON, GINI = 0, 1
+HELD = 1 << 25  # numbers of sums that are kept for nodes that wait, at most
 HAIR = 1e-9  # by which a sum must be larger to count as larger, so that the order of summing decides nothing
 
 
@@ -210,6 +212,33 @@ def _scan(rules, still, first, last, low, high, best):  # pragma: no cover - com
 
 
 @njit(cache=True)
+def _add_still(bins, features, rows, positive, gradient, hessian, sums):  # pragma: no cover - compiled
+    """Add rows that stay where they are to the sums ``(m, 256, 4)`` of these features."""
+    size = len(rows)
+    classes, stats = np.empty(size, np.int64), np.empty((size, 2))
+    for e in range(size):
+        classes[e] = 0 if positive[rows[e]] else 2
+        stats[e, 0], stats[e, 1] = gradient[rows[e]], hessian[rows[e]]
+    for m in range(len(features)):
+        of, out = bins[features[m]], sums[m]
+        for e in range(size):
+            b, c = of[rows[e]], classes[e]
+            out[b, c] += stats[e, 0]
+            out[b, c + 1] += stats[e, 1]
+
+
+@njit(cache=True)
+def _share_sums(reach, features, own, left, right, twice, positive, gradient, hessian, out):  # pragma: no cover - compiled
+    """Sums of both children, into ``out`` ``(2, m, 256, 4)`` (right first), from their node's ``own``: ``twice`` are the rows that both have."""
+    few, small, large = (left, 1, 0) if len(left) <= len(right) else (right, 0, 1)
+    out[small] = 0.0
+    _add_still(reach.bin, features, few, positive, gradient, hessian, out[small])
+    out[large] = own
+    out[large] -= out[small]
+    _add_still(reach.bin, features, twice, positive, gradient, hessian, out[large])
+
+
+@njit(cache=True)
 def _room(array, size):  # pragma: no cover - compiled
     """The array, or a larger copy of it."""
     if size <= len(array):
@@ -238,6 +267,18 @@ def grow(reach: Reach, rules: Rules, positive, gradient, hessian, start, columns
     boxes_low, boxes_high = np.zeros((rules.depth + 2, d), np.int64), np.zeros((rules.depth + 2, d), np.int64)
     boxes_high[0] = reach.count
     still, first, last = np.zeros((256, 4)), np.zeros((256, 4)), np.zeros((256, 4))
+    place_of, fixed = np.full(d, -1, np.int64), np.empty(d, np.int64)  # features that no row moves, whose prices are infinite both ways
+    count = 0
+    for f in range(d):
+        if np.isinf(reach.up[f]) and np.isinf(reach.down[f]) and reach.table[f] < 0:
+            fixed[count], place_of[f] = f, count
+            count += 1
+    fixed = fixed[:count]
+    keeps = rules.kind == NEWTON and rules.features == d and count > 0 and (rules.depth + 2) * count * 1024 <= HELD
+    held = np.zeros((rules.depth + 2 if keeps else 0, count, 256, 4))
+    if keeps:
+        _add_still(reach.bin, fixed, start, positive, gradient, hessian, held[0])
+    none = np.zeros((256, 4))
     top, used = 1, 1
     while top > 0:
         top -= 1
@@ -270,7 +311,10 @@ def grow(reach: Reach, rules: Rules, positive, gradient, hessian, start, columns
                 _draw(drawn, rules.features, state)
             for c in range(rules.features):
                 f = drawn[c]
-                if high[f] > low[f]:
+                if high[f] > low[f] and keeps and place_of[f] >= 0:
+                    if _scan(rules, held[top, place_of[f]], none, none, low[f], high[f], best):
+                        chosen = f
+                elif high[f] > low[f]:
                     still[:], first[:], last[:] = 0.0, 0.0, 0.0
                     if reach.priced:
                         _priced(reach, f, low, high, own, here, stats, classes, still, first, last)
@@ -291,7 +335,8 @@ def grow(reach: Reach, rules: Rules, positive, gradient, hessian, start, columns
         rows, weight, paid = _room(rows, s + 2 * size), _room(weight, s + 2 * size), _room(paid, s + 2 * size)
         begins, ends, rest = _spans(reach, f, low, high, own, here)
         # The right child's entries come first, so that the left one's are on top.
-        at = s
+        at, deep, parent_at = s, keeps and depth + 1 < rules.depth, top
+        middle = s
         for side in (1, 0):
             begin = at
             for i in range(size):
@@ -310,6 +355,7 @@ def grow(reach: Reach, rules: Rules, positive, gradient, hessian, start, columns
                 if rest[i] >= 0:
                     paid[at] = child_price(reach, here[i], f, rest[i], low, high, low[f] if side == 0 else k + 1, k if side == 0 else high[f])
                 at += 1
+            middle = at if side == 1 else middle
             place = top
             stack[place, 0], stack[place, 1], stack[place, 2], stack[place, 3] = used + side, begin, at, depth + 1
             boxes_low[place], boxes_high[place] = low, high
@@ -319,6 +365,15 @@ def grow(reach: Reach, rules: Rules, positive, gradient, hessian, start, columns
                 boxes_low[place, f] = k + 1
             top += 1
         used += 2
+        if deep:
+            both = np.empty(size, np.int32)
+            doubled = 0
+            for i in range(size):
+                if begins[i] <= k < ends[i]:
+                    both[doubled] = here[i]
+                    doubled += 1
+            _share_sums(reach, fixed, held[parent_at].copy(), rows[middle:at], rows[s:middle], both[:doubled], positive, gradient, hessian,
+                        held[parent_at : parent_at + 2])  # fmt: skip
     return Tree(feature[:used].copy(), cut[:used].copy(), children[:used].copy(), missing_left[:used].copy(), value[:used].copy(),
                 cover[:used].copy(), gains[:used].copy(), out_rows[:written].copy(), out_leaves[:written].copy())  # fmt: skip
 

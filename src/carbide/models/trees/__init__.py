@@ -21,10 +21,11 @@ READABLE = {
                 "HistGradientBoostingClassifier"),
     "xgboost": ("XGBClassifier", "Booster"),
     "lightgbm": ("LGBMClassifier", "Booster"),
+    "catboost": ("CatBoostClassifier", "CatBoost"),
 }  # fmt: skip
 
 
-def _library(estimator: Any) -> str | None:
+def library_of(estimator: Any) -> str | None:
     """The library whose trees this is, by the names of its classes; None for others and where a subclass answers by itself."""
     for cls in type(estimator).__mro__:
         top = cls.__module__.split(".")[0]
@@ -39,11 +40,11 @@ def is_tree_ensemble(estimator: Any) -> bool:
     """Whether ``ensemble_of`` can read this kind of fitted estimator; imports no library."""
     if isinstance(getattr(estimator, "ensemble_", None), Ensemble):
         return True
-    return _library(estimator) is not None and getattr(estimator, "booster", None) != "gblinear"
+    return library_of(estimator) is not None and getattr(estimator, "booster", None) != "gblinear"
 
 
 def ensemble_of(estimator: Any) -> Ensemble:
-    """The trees of a fitted classifier (scikit-learn, XGBoost, LightGBM) in the intermediate form.
+    """The trees of a fitted classifier (scikit-learn, XGBoost, LightGBM, CatBoost) in the intermediate form.
 
     Raises:
         InputError: if it is not fitted, no classifier of these libraries, or uses something that has no exact translation.
@@ -51,7 +52,7 @@ def ensemble_of(estimator: Any) -> Ensemble:
     own = getattr(estimator, "ensemble_", None)
     if isinstance(own, Ensemble):  # Carbide's own estimators have it ready
         return own
-    library = _library(estimator)
+    library = library_of(estimator)
     if library == "sklearn":
         from carbide.models.trees.from_sklearn import from_sklearn
 
@@ -64,6 +65,10 @@ def ensemble_of(estimator: Any) -> Ensemble:
         from carbide.models.trees.from_lightgbm import from_lightgbm
 
         return from_lightgbm(estimator)
+    if library == "catboost":
+        from carbide.models.trees.from_catboost import from_catboost
+
+        return from_catboost(estimator)
     raise InputError(
-        f"{type(estimator).__name__} is no tree ensemble that Carbide can read; give a tree classifier of scikit-learn, XGBoost or LightGBM"
+        f"{type(estimator).__name__} is no tree ensemble that Carbide can read; give a tree classifier of scikit-learn, XGBoost, LightGBM or CatBoost"
     )

@@ -15,7 +15,7 @@ def last_single_left(thresholds: Array, *, strict: bool) -> Array:
     t = np.asarray(thresholds, np.float64)
     with np.errstate(over="ignore"):
         single = t.astype(np.float32)
-    below = np.nextafter(single, np.float32(-np.inf))
+        below = np.nextafter(single, np.float32(-np.inf))
     over = single.astype(np.float64) >= t if strict else single.astype(np.float64) > t
     last = np.where(over, below, single)  # the largest float32 that goes left
     with np.errstate(over="ignore"):
