@@ -50,11 +50,12 @@ class Holdings:
         return better
 
     def walk_back(self, rows: Array, start: Array, halvings: int) -> None:
-        """Halve the way from ``start`` ``(m, d)`` to what is held, as long as the middle is wrong and cheaper."""
-        near, far, way = np.zeros(len(rows)), np.ones(len(rows)), self.x[rows] - start
+        """Halve the way of smooth features from ``start`` ``(m, d)`` to what is held, as long as the middle is wrong and cheaper."""
+        near, far, end = np.zeros(len(rows)), np.ones(len(rows)), self.x[rows]
         for _ in range(halvings):
             share = (near + far) / 2
-            hit = self.ask(rows, *self.market.fit(start + share[:, None] * way, rows))
+            middle = np.where(self.market.smooth, start + share[:, None] * (end - start), end)
+            hit = self.ask(rows, *self.market.fit(middle, rows))
             near, far = np.where(hit, near, share), np.where(hit, share, far)
 
     def give_back(self, rows: Array, halvings: int) -> None:

@@ -47,7 +47,9 @@ def cheapest_change(market: Market, gradient: Array, x: Array, rows: Array, want
 def _solve(market: Market, row: int, columns: Array, matrix: Array, limit: Array) -> Array | None:
     """The cheapest change of these columns with ``matrix @ change <= limit``, in units of each column's room; None where there is none."""
     rise, fall = (market.high - market.clean)[row, columns], (market.clean - market.low)[row, columns]
-    price = np.concatenate([np.where(np.isfinite(unit[columns]), unit[columns], 0.0) * room for unit, room in ((market.up, rise), (market.down, fall))])
+    price = np.concatenate(
+        [np.where(np.isfinite(unit[columns]), unit[columns], 0.0) * room for unit, room in ((market.up, rise), (market.down, fall))]
+    )
     both = np.concatenate([matrix * rise, -matrix * fall], 1)
     scale = np.maximum(np.abs(both).max(1), 1e-300)
     found = linprog(price + 1e-9 * market.limit, A_ub=both / scale[:, None], b_ub=limit / scale, bounds=(0.0, 1.0))

@@ -110,28 +110,51 @@ class Market:
         return x, price
 
     def afford(self, x: Array, rows: Array) -> tuple[Array, Array]:
-        """As ``fit``, but what costs more than the limit is moved towards the clean row until it does not."""
+        """As ``fit``, but what costs more than the limit gives up its dearest choices, then goes towards the clean row, until it does not."""
         wish = x
         x, price = self.fit(wish, rows)
         dear = np.flatnonzero(~(price <= self.limit))
         if len(dear) == 0:
             return x, price
-        x, price = x.copy(), price.copy()
-        clean, near, far = self.clean[rows[dear]], np.zeros(len(dear)), np.ones(len(dear))
-        x[dear], price[dear] = clean, 0.0
+        x, price, many = x.copy(), price.copy(), rows[dear]
+        start = self._choices_paid(wish[dear], many)
+        x[dear], price[dear] = self.fit(start, many)
+        undone = dear[~(price[dear] <= self.limit)]
+        x[undone], price[undone] = self.clean[rows[undone]], 0.0
+        way = np.where(self.smooth, wish[dear] - start, 0.0)
+        near, far = np.zeros(len(dear)), np.ones(len(dear))
         for _ in range(HALVINGS):
             share = (near + far) / 2
-            trial, asked = self.fit(clean + share[:, None] * (wish[dear] - clean), rows[dear])
+            trial, asked = self.fit(start + share[:, None] * way, many)
             good = asked <= self.limit
             better = good & (asked >= price[dear])
             x[dear[better]], price[dear[better]] = trial[better], asked[better]
             near, far = np.where(good, share, near), np.where(good, far, share)
         return x, price
 
+    def _choices_paid(self, wish: Array, rows: Array) -> Array:
+        """The clean rows with the choices of ``wish`` ``(m, d)``, without the dearest ones where all together cost more than the limit."""
+        clean = self.clean[rows]
+        start = np.where(self.smooth, clean, wish)
+        if not self.choices:
+            return clean
+        each = np.zeros((len(rows), len(self.choices)))
+        for i, choice in enumerate(self.choices):
+            alone = clean.copy()
+            alone[:, choice.columns] = start[:, choice.columns]
+            each[:, i] = self.price(alone, rows)
+        order = np.argsort(each, axis=1, kind="stable")
+        paid = np.cumsum(np.take_along_axis(each, order, 1), 1)
+        for i, choice in enumerate(self.choices):
+            place = (order == i).argmax(1)
+            kept = paid[np.arange(len(rows)), place] <= self.limit
+            start[:, choice.columns] = np.where(kept[:, None], start[:, choice.columns], clean[:, choice.columns])
+        return start
+
     def _onto_relations(self, x: Array, rows: Array) -> Array:
         """Some sweeps of projections onto the linear relations that are broken, ratios followed by their parts; in units of the room of each feature."""
         x, wide = x.copy(), (self.high - self.low)[rows] ** 2
-        for sweep in range(SWEEPS):
+        for _sweep in range(SWEEPS):
             self._follow_(x, rows)
             clear = True
             for relation in self.space.relations:
@@ -218,6 +241,13 @@ class Market:
         share = np.minimum(1.0, size / max(2 * self.limit, np.finfo(float).tiny))[:, None]  # what is free is only held back by the step
         moved = np.where(unit > 0, np.minimum(paid / np.where(unit > 0, unit, 1.0), room), share * room)
         return x + np.where(way > 0, moved, -moved)
+
+    def rate(self, gradient: Array, x: Array, rows: Array) -> Array:
+        """The most that a unit of money buys along smooth features ``(m,)`` to first order; 0 in an Lp ball."""
+        if not self.priced:
+            return np.zeros(len(rows))
+        _, room, unit = self._way(gradient, x, rows)
+        return np.where((room > 0) & (unit > 0), np.abs(gradient) / np.where(unit > 0, unit, 1.0), 0.0).max(1, initial=0.0)
 
     def cheapest(self, gradient: Array, rows: Array, wanted: Array) -> Array:
         """The cheapest change ``(m, d)`` of the clean rows that rises by ``wanted`` ``(m,)`` to first order, or the most that there is."""

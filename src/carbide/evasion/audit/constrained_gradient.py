@@ -27,9 +27,10 @@ import torch
 from carbide.evasion._ascent import MOMENTUM, RISING, checkpoints, scaled_margin
 from carbide.evasion._cheaper import Holdings
 from carbide.evasion._draws import Draws
+from carbide.evasion._evolution import Evolution
 from carbide.evasion._first_order import cheapest_change
 from carbide.evasion._gradients import array, gradient_of, margins, surely_broken
-from carbide.evasion._market import Market, table_refusal, unasked_on
+from carbide.evasion._market import Market, bound_together, table_refusal, unasked_on
 from carbide.evasion._scores import Scorer
 from carbide.registry import Method
 from carbide.types import Access, Array, FeatureBudget, InputError, LpBall, Rng, Threat
@@ -37,6 +38,7 @@ from carbide.types import Access, Array, FeatureBudget, InputError, LpBall, Rng,
 OVERSHOOT = (1.0005, 1.02, 1.1, 1.4)  # shares of the rise that a cheaper change needs to first order
 NEARER = (0.7, 0.3, 0.08)  # of the way to the cheapest such change
 HALVINGS = 12
+POPULATION = 20  # of the genetic search at the end
 ENOUGH, SHORTER, CLOSE = 1 - 1e-3, 0.3, 1e-2  # a price that falls by less is as good as stuck: shorter ways then, until they are this short
 
 
@@ -56,6 +58,7 @@ class ConstrainedGradient(Method):
     steps: int = 20
     restarts: int = 4
     cheaper: int = 15
+    queries: int = 1000
     threats: ClassVar[tuple[type[Threat], ...]] = (FeatureBudget, LpBall)
     needs: ClassVar[Access] = Access.GRADIENTS
     default: ClassVar[bool] = False
@@ -64,8 +67,8 @@ class ConstrainedGradient(Method):
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
             raise InputError(f"constrained_gradient: steps is {self.steps} and restarts {self.restarts}; give whole numbers >= 1")
-        if self.cheaper < 0:
-            raise InputError(f"constrained_gradient: cheaper is {self.cheaper}; give a whole number of rounds >= 0")
+        if self.cheaper < 0 or self.queries < 0:
+            raise InputError(f"constrained_gradient: cheaper is {self.cheaper} and queries {self.queries}; give whole numbers >= 0")
 
     def refuses(self, case: Any, threat: Threat) -> str | None:
         """Tables, and norms along which features can be followed."""
@@ -77,7 +80,7 @@ class ConstrainedGradient(Method):
 
     def quick(self) -> ConstrainedGradient:
         """Half the steps, two runs, a third of the rounds."""
-        return replace(self, steps=max(1, self.steps // 2), restarts=min(2, self.restarts), cheaper=self.cheaper // 3)
+        return replace(self, steps=max(1, self.steps // 2), restarts=min(2, self.restarts), cheaper=self.cheaper // 3, queries=self.queries // 4)
 
     def __call__(self, model: Any, x: Array, y: Array, threat: FeatureBudget | LpBall, rng: Rng) -> Array:
         """Rows ``(n, d)`` within the threat for rows ``x`` with labels ``y`` ``(n,)``: the cheapest that is misread, or that of least margin."""
@@ -92,6 +95,9 @@ class ConstrainedGradient(Method):
                 break
             search.climb(rows, search.start(rows, run), self.steps)
         search.lower(self.cheaper)
+        if self.queries and (search.market.choices or bound_together(model.space)):
+            search.evolve(self.queries)
+            search.lower(self.cheaper // 3)
         held = np.isfinite(search.found.price)
         return np.where(held[:, None], search.found.x, search.near)
 
@@ -148,8 +154,7 @@ class _Search:
         for _ in range(min(3, len(market.choices))):
             look = self.look(rows, x)
             price = market.fit(x, rows)[1]
-            unit = np.where(look.gradient > 0, market.up, market.down)
-            rate = np.where(np.isfinite(unit) & (unit > 0), np.abs(look.gradient) / np.where(unit > 0, unit, 1.0), 0.0).max(1) if market.priced else 0.0
+            rate = market.rate(look.gradient, x, rows)
             best, gain = x.copy(), np.zeros(len(rows))
             for choice in market.choices:
                 for value in choice.values:
@@ -161,7 +166,7 @@ class _Search:
                         continue
                     margin, wrong = self.scorer.margins(rows[i], trial[i])
                     self.found.hold(*(v[wrong & (asked[i] < self.found.price[rows[i]])] for v in (rows[i], trial[i], asked[i])))
-                    more = -margin - look.loss[i] - (rate * (asked - price))[i] if market.priced else -margin - look.loss[i]
+                    more = -margin - look.loss[i] - (rate * (asked - price))[i]
                     better = more > gain[i]
                     best[i[better]], gain[i[better]] = trial[i][better], more[better]
             if not (gain > 0).any():
@@ -205,6 +210,14 @@ class _Search:
             straight = market.project(x + MOMENTUM * (straight - x) + (1 - MOMENTUM) * (x - s["last"]), rows, s["spare"])
         return market.afford(straight, rows)
 
+    def evolve(self, queries: int) -> None:
+        """What gradients do not see, values to choose from and whole numbers, goes to a genetic search that starts from what they found."""
+        rows = np.flatnonzero(self.found.price > 0)
+        evolution = Evolution(self.market, self.scorer, self.found, self.draws, population=POPULATION)
+        evolution.evolve(rows, [self.found.x[rows], self.near[rows]], queries)
+        nearer = np.isinf(self.found.price) & (evolution.least < -self.loss)
+        self.near[nearer], self.loss[nearer] = evolution.near[nearer], -evolution.least[nearer]
+
     def lower(self, rounds: int) -> None:
         """Make held evasions cheaper: along the way back, by the cheapest change to first order, change by change, and once more."""
         rows = np.flatnonzero(np.isfinite(self.found.price) & (self.found.price > 0))
@@ -220,14 +233,16 @@ class _Search:
 
     def _bargain(self, rows: Array, rounds: int) -> None:
         """The cheapest change that is wrong if the net is linear around what is held, and places between the two."""
-        reach, aims = np.ones(len(self.y)), np.zeros((len(OVERSHOOT), *self.near.shape))
+        reach: Array = np.ones(len(self.y))
+        aims: Array = np.zeros((len(OVERSHOOT), *self.near.shape))
         fresh = np.ones(len(self.y), bool)  # what is held has changed, so there is something new to aim at
         for _ in range(rounds):
             rows = rows[reach[rows] > CLOSE]
             if len(rows) == 0:
                 return
             new = rows[fresh[rows]]
-            aims[:, new] = self._aims(new, self.found.x[new])
+            if len(new):
+                aims[:, new] = self._aims(new, self.found.x[new])
             x, t, before = self.found.x[rows], reach[rows, None], self.found.price[rows].copy()
             trials = [*(x + t * (aim[rows] - x) for aim in aims), *(x + t * share * (aims[1][rows] - x) for share in NEARER)]
             self.found.ask_all(rows, trials)
