@@ -15,6 +15,7 @@ one-hot groups and features with a price for any change at all are *choices*, ea
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +23,12 @@ import numpy as np
 from carbide.space.balls import norms, project
 from carbide.space.membership import allowed
 from carbide.space.prices import cost, matrices, price_arrays
+from carbide.space.relations import LINEAR_SLACK
 from carbide.space.repair import repair
 from carbide.types import Array, Case, FeatureBudget, Linear, LpBall, Ratio, Space, Threat
 
-SWEEPS = 3  # through all relations, each time a proposal is projected onto them
+SWEEPS = 24  # through all relations, each time a proposal is projected onto them
+WHOLE = 1e-12  # weight of a whole number beside features that are continuous, when a relation is projected onto
 TIGHT = 1e-6  # of the terms of a relation: so little slack is none
 POINTS = 12  # values looked at of a real feature that has a price for any change at all
 HALVINGS = 14
@@ -101,13 +104,21 @@ class Market:
         x = np.where(np.isfinite(x), x, clean)
         if self.priced:  # a direction without a price is closed
             x = np.where((x > clean) & np.isinf(self.up) & self.smooth | (x < clean) & np.isinf(self.down) & self.smooth, clean, x)
-        if self.space.relations:
-            x = self._onto_relations(x, rows)
-        x = repair(x, clean, self.space)
+        if not self.space.relations:
+            x = repair(x, clean, self.space)
+        else:
+            x = self._onto_relations(self._whole(x, clean), rows)
+            bad = ~allowed(x, clean, self.space)
+            if bad.any():  # the house's repair gives up less where it can, and the whole row where it must
+                x[bad] = repair(x[bad], clean[bad], self.space)
         price = self.price(x, rows)
         if self.space.groups or self.space.relations:
             price = np.where(allowed(x, clean, self.space), price, np.inf)
         return x, price
+
+    def _whole(self, x: Array, clean: Array) -> Array:
+        """Within bounds, on steps and one of each group, fixed features as they are: what can be had feature by feature."""
+        return repair(x, clean, replace(self.space, relations=()))
 
     def afford(self, x: Array, rows: Array) -> tuple[Array, Array]:
         """As ``fit``, but what costs more than the limit gives up its dearest choices, then goes towards the clean row, until it does not."""
@@ -152,34 +163,46 @@ class Market:
         return start
 
     def _onto_relations(self, x: Array, rows: Array) -> Array:
-        """Some sweeps of projections onto the linear relations that are broken, ratios followed by their parts; in units of the room of each feature."""
-        x, wide = x.copy(), (self.high - self.low)[rows] ** 2
-        for _sweep in range(SWEEPS):
-            self._follow_(x, rows)
-            clear = True
-            for relation in self.space.relations:
-                if not isinstance(relation, Linear):
-                    continue
-                over = x[:, list(relation.features)] @ np.asarray(relation.coefficients) - relation.upper
-                bad = np.flatnonzero(over > 1e-9 * (1 + abs(relation.upper)))
-                if len(bad) == 0:
-                    continue
-                clear = False
-                normal = self.normal(relation, x[bad])
-                size = (normal * normal * wide[bad]).sum(1)
-                shift = np.where(size > 0, over[bad] / np.where(size > 0, size, 1.0), 0.0)
-                moved = x[bad] - shift[:, None] * normal * wide[bad]
-                x[bad] = np.where(self.smooth, np.clip(moved, self.low[rows[bad]], self.high[rows[bad]]), x[bad])
-            if clear:
+        """Sweeps of projections onto the linear relations that are broken, ratios followed by their parts; in units of the room of each feature."""
+        x = x.copy()
+        wide = (self.high - self.low)[rows] ** 2
+        wide = np.where(self.space.step > 0, wide * WHOLE, wide)  # whole numbers are moved where nothing else can be
+        self._follow_(x, rows)
+        linear = [r for r in self.space.relations if isinstance(r, Linear)]
+        open_ = np.arange(len(rows))
+        for _ in range(SWEEPS):
+            moved = np.zeros(len(open_), bool)
+            for relation in linear:
+                moved |= self._onto(relation, x, open_, rows, wide)
+            open_ = open_[moved]
+            if len(open_) == 0:
                 break
         return x
 
+    def _onto(self, relation: Linear, x: Array, which: Array, rows: Array, wide: Array) -> Array:
+        """Project those of ``x[which]`` onto a relation in place that break it; returns which did."""
+        terms = x[np.ix_(which, list(relation.features))] * np.asarray(relation.coefficients)
+        over = terms.sum(1) - relation.upper
+        broken = over > 0.5 * LINEAR_SLACK * (1 + np.abs(terms).sum(1) + abs(relation.upper))
+        bad = which[broken]
+        if len(bad):
+            normal = self.normal(relation, x[bad])
+            size = (normal * normal * wide[bad]).sum(1)
+            shift = np.where(size > 0, over[broken] / np.where(size > 0, size, 1.0), 0.0)
+            moved = x[bad] - shift[:, None] * normal * wide[bad]
+            near = np.where(self.smooth, np.clip(moved, self.low[rows[bad]], self.high[rows[bad]]), x[bad])
+            self._follow_(near, rows[bad])
+            x[bad] = near
+        return broken
+
     def _follow_(self, x: Array, rows: Array) -> None:
-        """Ratios of which a part moved, recomputed in place."""
+        """Ratios of which a part moved, recomputed in place; the others as they were."""
+        clean = self.clean[rows]
         for r in self.space.relations:
             if isinstance(r, Ratio):
-                moved = (x[:, [r.numerator, r.denominator]] != self.clean[rows][:, [r.numerator, r.denominator]]).any(1) & (x[:, r.denominator] != 0)
-                x[moved, r.target] = x[moved, r.numerator] / x[moved, r.denominator]
+                parts = [r.numerator, r.denominator]
+                moved = (x[:, parts] != clean[:, parts]).any(1) & (x[:, r.denominator] != 0)
+                x[:, r.target] = np.where(moved, x[:, r.numerator] / np.where(moved, x[:, r.denominator], 1.0), clean[:, r.target])
 
     def normal(self, relation: Linear, x: Array) -> Array:
         """The gradient ``(m, d)`` of a relation's sum along its free features, ratios followed to their parts."""

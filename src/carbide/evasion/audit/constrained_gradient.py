@@ -58,7 +58,7 @@ class ConstrainedGradient(Method):
     steps: int = 20
     restarts: int = 4
     cheaper: int = 15
-    queries: int = 1000
+    queries: int = 500
     threats: ClassVar[tuple[type[Threat], ...]] = (FeatureBudget, LpBall)
     needs: ClassVar[Access] = Access.GRADIENTS
     default: ClassVar[bool] = False
