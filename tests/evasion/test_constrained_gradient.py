@@ -3,13 +3,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.tree import DecisionTreeClassifier
 
 from carbide._audit import Ask, audit_case
+from carbide.data.live import dataset_of
 from carbide.evasion._draws import Draws
 from carbide.evasion._market import Market
 from carbide.evasion.audit.constrained_gradient import ConstrainedGradient
 from carbide.evasion.audit.genetic import Genetic
 from carbide.evasion.judge import judge
+from carbide.models.estimators import EstimatorModel
 from carbide.models.torch_net import TorchModel
 from carbide.space.membership import allowed, inside
 from carbide.types import Case, FeatureBudget, InputError, Kind, Linear, LpBall, Price, PriceTable, Ratio, Space, Splits, rng_for
@@ -143,8 +147,6 @@ def test_the_judge_takes_no_gifts():
 
 def test_the_default_ensemble_on_tables_of_nets():
     table = whole_table(2, n=12)
-    from carbide.data.live import dataset_of
-
     data = dataset_of(table.x, table.y, space=table.model.space, classes=2)
     case = Case(model=table.model, data=Splits(train=data, validation=data, test=data))
     (section,) = audit_case(case, [Ask(threat=table.threat)])
@@ -152,6 +154,21 @@ def test_the_default_ensemble_on_tables_of_nets():
     assert ran[:2] == ["constrained_gradient", "genetic"]
     least = every_change(table)
     assert section.findings[0].value >= np.isinf(least).mean() - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("estimator", "named"), [(KNeighborsClassifier(3), ["genetic", "boundary"]), (DecisionTreeClassifier(max_depth=2), ["cheapest_tree"])]
+)
+def test_neighbours_are_attacked_by_scores_and_trees_exactly(estimator, named):
+    rng = np.random.default_rng(0)
+    x = np.round(rng.uniform(size=(80, 2)), 2)
+    data = dataset_of(x, (x[:, 0] > 0.5).astype(np.int64), space=Space.table(["a", "b"], lower=np.zeros(2), upper=np.ones(2)), classes=2)
+    model = EstimatorModel(estimator=estimator.fit(data.x, data.y), space=data.space, classes=2)
+    case = Case(model=model, data=Splits(train=data, validation=data, test=data.take(np.arange(20))))
+    (section,) = audit_case(case, [Ask(threat=FeatureBudget(money=0.3, prices=PriceTable(prices={"a": Price(down=1.0)})))])
+    ran = [f.method for f in section.findings if f.metric == "attacked rows broken"]
+    assert ran == named
+    assert not {"genetic", "constrained_gradient"} & {skip.method for skip in section.skipped if "tree" in named[0]}
 
 
 def test_wrong_options_are_refused_by_name_and_value():

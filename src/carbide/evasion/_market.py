@@ -25,7 +25,7 @@ from carbide.space.membership import allowed
 from carbide.space.prices import cost, matrices, price_arrays
 from carbide.space.relations import LINEAR_SLACK
 from carbide.space.repair import repair
-from carbide.types import Array, Case, FeatureBudget, Linear, LpBall, Ratio, Space, Threat
+from carbide.types import Access, Array, Case, FeatureBudget, Linear, LpBall, Ratio, Space, Threat
 
 SWEEPS = 24  # through all relations, each time a proposal is projected onto them
 WHOLE = 1e-12  # weight of a whole number beside features that are continuous, when a relation is projected onto
@@ -320,6 +320,6 @@ def table_refusal(space: Space, threat: Threat) -> str | None:
 def unasked_on(case: Case, threat: Threat) -> bool:
     """Whether table attacks run though no plan names them: where trees are not searched exactly, and changes have prices or rows more than bounds."""
     space = case.model.space
-    if len(space.shape) != 1 or (hasattr(case.model, "ensemble") and case.model.classes == 2):
+    if len(space.shape) != 1 or (Access.STRUCTURE in case.model.access and case.model.classes == 2):
         return False
     return isinstance(threat, FeatureBudget) or (isinstance(threat, LpBall) and threat.p != 0 and bound_together(space))
