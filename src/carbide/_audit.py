@@ -60,7 +60,7 @@ def choose(case: Case, ask: Ask, verb: str, named: Mapping[str, Mapping[str, Any
             skipped.append(Skip(method=name, threat=ask.words(), reason=f"it needs the {entry.missing} extra", status="not installed"))
             continue
         method = entry.make(dict((named or {}).get(name, {})))
-        if named is None and not (entry.speaks(ask.threat) and method.default):
+        if named is None and not (entry.speaks(ask.threat) and method.unasked(case, ask.threat)):
             continue
         reason = registry.refusal(method, case, ask.threat)
         if reason is None:

@@ -64,6 +64,10 @@ class Method:
         """Why this method cannot run on this case beyond access and threat, in one sentence; None = it can."""
         return None
 
+    def unasked(self, case: Case, threat: Threat) -> bool:
+        """Whether it runs on this case where the plan names no methods."""
+        return self.default
+
     def quick(self) -> Method:
         """A cheaper variant of an audit method, used where harden chooses among candidates on validation data."""
         return self

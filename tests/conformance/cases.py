@@ -185,6 +185,7 @@ def _all() -> tuple[World, ...]:
         World(name="tree, prices", case=Case(model=fit(stump, tables), data=tables, recipe=stump), threat=FeatureBudget(money=2.0, prices=PRICES)),
         World(name="forest, prices", case=Case(model=fit(forest, tables), data=tables, recipe=forest), threat=FeatureBudget(money=2.0, prices=PRICES)),
         World(name="labels only, prices", case=Case(model=Labels(w=np.ones(4) / 4, b=0.5, space=tables.train.space), data=tables), threat=FeatureBudget(money=2.0, prices=PRICES)),
+        World(name="linear torch table, prices", case=Case(model=linear_torch(tables), data=tables), threat=FeatureBudget(money=2.0, prices=PRICES)),
         World(name="forest, some prices", case=Case(model=fit(forest, many), data=many, recipe=forest), threat=FeatureBudget(money=1.0, prices=SOME)),
         World(name="forest, one-way prices", case=Case(model=fit(forest, tables), data=tables, recipe=forest), threat=FeatureBudget(money=2.0, prices=ONE_WAY)),
         World(name="forest, flips", case=Case(model=fit(deep, tables), data=tables, recipe=deep), threat=Flips(fraction=0.2)),
