@@ -111,7 +111,7 @@ def test_the_section_is_a_bracket_that_can_be_recomputed():
     assert (head.metric, head.method) == (AUDITED, "many_trainings")
     assert head.low == head.value <= mechanism.claim.epsilon == head.high
     checks = verify(decode(encode(section)), None, None, mechanism.claim)
-    assert len(checks) == len(section.findings) == 3
+    assert len(checks) == len(section.findings) == 4
     assert all(told == again for _, told, again in checks)
     forged = replace(section, evidence=dict(section.evidence) | {"many_trainings_inside": section.evidence["many_trainings_outside"]})
     assert any(told != again for _, told, again in verify(forged, None, None, mechanism.claim))
