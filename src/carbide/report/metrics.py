@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
+EPSILON = "audited epsilon"  # no share: its bracket is between what was audited and what is accounted
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """``green`` and ``red`` bound the lights (nan = relative to the clean value, see ``lights``); ``chance`` is a guesser's value."""
