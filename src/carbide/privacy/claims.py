@@ -114,8 +114,10 @@ def audit(case: Case, threat: PrivacyClaim, methods: Mapping[str, Method]) -> Se
             skipped.append(Skip(method=name, threat=threat.words(), reason=str(error), status="failed"))
             continue
         if verdict.refuted:
-            raise UnsoundError(f"{name}: {verdict.words()}; the mechanism, its account or its noise is broken: check how gradients are cut, how the noise is "
-                              "drawn and scaled, how batches are drawn, and what the account was told")
+            raise UnsoundError(
+                f"{name}: {verdict.words()}; the mechanism, its account or its noise is broken: check how gradients are cut, how the noise is "
+                "drawn and scaled, how batches are drawn, and what the account was told"
+            )
         findings += _findings(case, threat, name, method, verdict)
         evidence |= {f"{name}_{key}": value for key, value in verdict.evidence.items()}
     order = sorted(findings, key=lambda f: -f.value if f.metric == AUDITED else math.inf)

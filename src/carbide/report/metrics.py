@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-
 EPSILON = "audited epsilon"  # no share: its bracket is between what was audited and what is accounted
 
 

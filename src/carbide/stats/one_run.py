@@ -115,4 +115,6 @@ def _largest(refuted: Callable[[float], bool]) -> float:
 
 def _ordered(correct: int, guesses: int, canaries: int) -> None:
     if not 0 <= correct <= guesses <= canaries or guesses == 0:
-        raise ValueError(f"correct is {correct} of {guesses} guesses on {canaries} canaries; give correct <= guesses <= canaries, and a guess at least")
+        raise ValueError(
+            f"correct is {correct} of {guesses} guesses on {canaries} canaries; give correct <= guesses <= canaries, and a guess at least"
+        )
