@@ -360,11 +360,14 @@ def _stopped() -> int:
 
 
 def _explain(error: Exception) -> int:
-    from carbide.types import CarbideError, InputError
+    from carbide.types import CarbideError, InputError, UnsoundError
 
     if isinstance(error, InputError):
         print(f"carbide: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    if isinstance(error, UnsoundError):  # an attack and a claim contradict each other; which of the two is wrong, the words say
+        print(f"carbide stopped: {error}", file=sys.stderr)
+        return 3
     if isinstance(error, CarbideError):
         print(f"carbide failed: {error}", file=sys.stderr)
         return 3

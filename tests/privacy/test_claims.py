@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from carbide._prove import brackets_of, prove_case
+from carbide.api import run_plan
 from carbide.models.training_functions import FunctionRecipe
 from carbide.plan import make_ask
 from carbide.privacy._neighbours import candidates, crowd
@@ -111,7 +113,7 @@ def test_the_section_is_a_bracket_that_can_be_recomputed():
     assert (head.metric, head.method) == (AUDITED, "many_trainings")
     assert head.low == head.value <= mechanism.claim.epsilon == head.high
     checks = verify(decode(encode(section)), None, None, mechanism.claim)
-    assert len(checks) == len(section.findings) == 3
+    assert len(checks) == len(section.findings) == 4
     assert all(told == again for _, told, again in checks)
     forged = replace(section, evidence=dict(section.evidence) | {"many_trainings_inside": section.evidence["many_trainings_outside"]})
     assert any(told != again for _, told, again in verify(forged, None, None, mechanism.claim))
@@ -124,6 +126,52 @@ def test_the_section_is_a_bracket_that_can_be_recomputed():
     assert ask.threat == mechanism.claim
     (bracket,) = brackets_of(prove_case(case, [ask], [section])[0])
     assert (bracket.attacked, bracket.certified) == (head.value, mechanism.claim.epsilon)
+
+
+TRAINING = """
+import numpy as np
+
+def fit(x, y, rng, sigma=3.0):
+    w = np.zeros(x.shape[1])
+    for _ in range(10):
+        g = (1 / (1 + np.exp(-np.clip(x @ w, -700, 700))) - y)[:, None] * x
+        g *= np.minimum(1, 1 / np.maximum(np.linalg.norm(g, axis=1, keepdims=True), 1e-12))
+        w = w - 0.5 / 60 * (g.sum(0) + sigma * rng.normal(size=len(w)))
+    return w
+"""
+
+
+def test_a_plan_with_a_training_function_ends_in_a_bracket_or_stops(tmp_path, monkeypatch):
+    (tmp_path / "my_private_training.py").write_text(TRAINING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for seed, name in enumerate(("train.csv", "test.csv")):
+        data = table(60, seed=seed)
+        lines = [",".join([*(f"{v:.5f}" for v in row), str(label)]) for row, label in zip(data.x, data.y, strict=True)]
+        (tmp_path / name).write_text("\n".join([",".join([*data.space.names, "label"]), *lines]))
+    mu = np.sqrt(10) / 3
+    threat = {
+        "privacy": {
+            "epsilon": gaussian_claim(mu).epsilon,
+            "delta": 1e-5,
+            "mu": float(mu),
+            "adjacency": "add",
+            "audit": {"many_trainings": {"trainings": 600}},
+        }
+    }
+    plan = {
+        "data": {"train": "train.csv", "test": "test.csv", "label": "label"},
+        "recipe": {"callable": "my_private_training:fit"},
+        "threats": [threat],
+    }
+    good, careless = tmp_path / "good.yaml", tmp_path / "careless.yaml"
+    good.write_text(json.dumps(plan))
+    careless.write_text(json.dumps(plan | {"recipe": {"callable": {"function": "my_private_training:fit", "sigma": 1.0}}}))
+    report = run_plan(good, out=tmp_path / "run", verbs=("audit", "prove"), quiet=True)
+    assert sum("<= true epsilon <= accounted 4.65" in line for line in str(report).splitlines()) == 1
+    assert "Audited" in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(UnsoundError, match=r"the claim is refuted.*check how gradients are cut"):
+        run_plan(careless, out=tmp_path / "careless", verbs=("audit",), quiet=True)
+    assert not (tmp_path / "careless" / "report.html").exists()
 
 
 def test_one_run_finds_a_training_without_noise_and_not_one_with():

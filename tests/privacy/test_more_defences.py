@@ -109,6 +109,19 @@ def test_torch_nets_are_distilled_and_stopped_early():
     )
 
 
+def test_defences_against_members_keep_adversarial_training():
+    from carbide.evasion.harden.nfgsm import NFGSM
+    from carbide.models.torch_net import TorchRecipe
+    from carbide.privacy.harden.regularisation import Regularisation
+    from carbide.types import LpBall
+
+    robust = NFGSM(stretch=1.0)(TorchRecipe(factory="carbide.models.nets:small_cnn", epochs=20), LpBall(eps=0.1))
+    stopped = EarlyStopping(share=0.5)(robust, Membership())
+    assert (stopped.epochs, stopped.perturb, stopped.batch) == (10, robust.perturb, robust.batch)
+    assert Regularisation(c=0.1)(robust, Membership()).perturb == robust.perturb is not None
+    assert SelfDistillation()(robust, Membership()).inner.perturb == robust.perturb
+
+
 def test_bags_hold_the_share_asked_for():
     data = noisy(300, 0)
     fit = lambda estimator, **options: Subsampling(**options)(of(estimator), T).fit(data, np.random.default_rng(0)).estimator  # noqa: E731

@@ -9,18 +9,58 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from carbide.models._files import one_line
-from carbide.models.callables import CallableModel, resolve
+from carbide.models.callables import resolve
 from carbide.models.doors import wrap
-from carbide.types import Array, Dataset, InputError, Model, Rng, Space
+from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Model, Rng, Space, digest
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinearAnswers:
+    """A linear model with weights ``(1 or k, d or d + 1)``, the intercept last; one row of weights is the logit of class 1."""
+
+    weights: Array
+    space: Space
+    classes: int
+    threshold: float = 0.5
+
+    @property
+    def access(self) -> Access:
+        """Labels and scores."""
+        return BLACK_BOX
+
+    def predict(self, x: Array) -> Array:
+        """Probabilities ``(n, k)`` float64 of rows ``(n, *shape)``."""
+        d = int(np.prod(self.space.shape))
+        logits = x.reshape(len(x), -1) @ self.weights[:, :d].T + (self.weights[:, d] if self.weights.shape[1] > d else 0.0)
+        if len(self.weights) == 1:
+            logits = np.column_stack([np.zeros(len(x)), logits[:, 0]])
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+
+    def at(self, threshold: float) -> LinearAnswers:
+        """The same model deciding at another threshold."""
+        return replace(self, threshold=threshold)
+
+    def digest(self) -> str:
+        """A hash of weights, space and threshold."""
+        return digest(self.weights, self.space, self.threshold)
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain values and arrays."""
+        return {"weights": self.weights, "space": self.space, "classes": self.classes, "threshold": self.threshold}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> LinearAnswers:
+        """The model that ``to_state`` was taken from."""
+        return cls(**state)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,13 +151,4 @@ def as_model(result: Any, name: str, space: Space, classes: int) -> Model:
     if weights.ndim != 2 or weights.shape[1] not in (d, d + 1) or len(weights) not in ({1, 2} if classes == 2 else {classes}):
         raise InputError(f"the training function {name} returned an array of shape {result.shape}, which is no linear model of {d} features and "
                          f"{classes} classes; return weights ({d + 1},) or ({classes}, {d + 1}), or a model that answers")  # fmt: skip
-    return CallableModel(function=functools.partial(_linear, weights, d), space=space, classes=classes, answers="probabilities")
-
-
-def _linear(weights: Array, d: int, x: Array) -> Array:
-    """Probabilities ``(n, k)`` of a linear model with weights ``(1 or k, d or d + 1)``."""
-    logits = x.reshape(len(x), -1) @ weights[:, :d].T + (weights[:, d] if weights.shape[1] > d else 0.0)
-    if len(weights) == 1:
-        logits = np.column_stack([np.zeros(len(x)), logits[:, 0]])
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
+    return LinearAnswers(weights=weights, space=space, classes=classes)

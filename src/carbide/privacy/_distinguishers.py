@@ -143,7 +143,7 @@ def choose(neighbours: Neighbours, outside: Array, inside: Array, trade_off: Tra
         first, second = score(outside[cut:]), score(inside[cut:])
         thresholds = _thresholds(first, second, trade_off, delta)
         likely, mu = p_value(thresholds["claim"].counts(first, second), trade_off), _sure_mu(first, second, thresholds["mu"].at)
-        if best is None or likely < min(0.01, best[0] / 10) or (mu > best[1] + 2 / math.sqrt(len(first)) and likely <= best[0]):
+        if best is None or likely < min(0.01, best[0] / 10) or (mu > best[1] + 3 / math.sqrt(len(first)) and likely <= best[0]):
             best = (
                 likely,
                 mu,

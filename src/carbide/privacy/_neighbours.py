@@ -1,8 +1,8 @@
 """Neighbouring data sets that a private training should not tell apart, and a careless one does.
 
 Differential privacy speaks of every pair of neighbours, so the attacker may choose the worst: mislabelled rows, rows in opposite corners of
-the space, rows far outside where nothing bounds them; among the user's rows, among rows that pull nowhere and hide nothing, among equal
-rows, or among rows that all pull against the one that changes.
+the space, rows far outside where nothing bounds them; among the user's rows, among rows that pull nowhere and hide nothing, among rows that
+even out what the steps leave behind, among equal rows, or among rows that all pull against the one that changes.
 
 >>> import numpy as np
 >>> from carbide.types import PrivacyClaim, Space
@@ -24,6 +24,7 @@ from carbide.types import Array, Dataset, PrivacyClaim, Rng
 
 NEAR = 3.0  # standard deviations from the mean where a corner lies, of features without bounds
 FAR = 1000.0  # times as far where a far row lies
+SETTLING, TURNED = 0.25, 0.85  # share of rows that settle, and of features in which they lie along the canary
 STARTS = 5  # of the search for the corner in whose direction the rows vary least
 
 
@@ -60,12 +61,19 @@ class _Frame:
         return self.middle + signs * self.reach * np.where(self.endless & far, FAR, 1.0)
 
 
-def candidates(dataset: Dataset, claim: PrivacyClaim, rng: Rng) -> list[Neighbours]:
-    """Pairs of neighbours worth trying against a claim, for rows ``(n, *shape)`` of a data set with at least three rows."""
+def candidates(dataset: Dataset, claim: PrivacyClaim, rng: Rng, *, fine: bool = False) -> list[Neighbours]:
+    """Pairs of neighbours worth trying against a claim, for rows ``(n, *shape)`` of a data set with at least three rows.
+
+    The first leaves the most of a sound training's trace. With ``fine`` there are designs whose gain shows in tens of thousands of trainings.
+    """
     frame = _frame(dataset)
     u = _quiet_signs((dataset.x.reshape(len(dataset), -1) - frame.middle) / frame.reach, rng)
     turned = np.stack([np.where(rng.permutation(len(u)) < len(u) // 2, -1.0, 1.0) for _ in range(len(dataset) // 2 + 1)])
-    return [_pair(claim, dataset, name, x, y, canary, other, frame) for name, x, y, canary, other in _designs(dataset, frame, u, u * turned)]
+    found = [_pair(claim, dataset, name, x, y, canary, other, frame) for name, x, y, canary, other in _designs(dataset, frame, u, u * turned)]
+    if not fine:
+        return found
+    x, y = _settling(len(dataset) - 1, frame, u, u * turned, rng)
+    return [_pair(claim, dataset, "rows that settle, opposite corners", x, y, (frame.corner(u), 1), (frame.corner(-u), 1), frame), *found]
 
 
 def crowd(dataset: Dataset, count: int, rng: Rng) -> Dataset:
@@ -96,6 +104,21 @@ def _designs(data: Dataset, frame: _Frame, u: Array, v: Array) -> Iterator[tuple
     if frame.endless.any():
         yield "equal rows against a far canary", np.tile(frame.corner(u), (n, 1)), zeros, (frame.corner(u, far=True), 1), (frame.corner(u), 0)
     yield "your rows, one label changed", rest, labels, (flat[odd], (int(data.y[odd]) + 1) % data.classes), (flat[odd], int(data.y[odd]))
+
+
+def _settling(n: int, frame: _Frame, u: Array, v: Array, rng: Rng) -> tuple[Array, Array]:
+    """Rows ``(n, d)`` that pull nowhere, some of which draw back along the canary ``u`` ``(d,)`` once they are told apart well, and labels.
+
+    The mean of the last iterates holds less of the last steps than of the others. Rows whose gradient is cut at first, and which pull
+    towards a corner at right angles to the canary, leave the clipping halfway; from then on they shrink what all steps left so far along
+    the canary, and every step ends up with about the same share of the mean.
+    """
+    signs, y = np.stack([v[i // 2] * (1 - 2 * (i % 2)) for i in range(n)]), np.zeros(n, np.int64)
+    for i in range(0, int(SETTLING * n) // 4 * 4, 4):
+        along = rng.permutation(len(u)) < round(TURNED * len(u))
+        pair = np.stack([np.where(along, u, v[-1]), np.where(along, -u, v[-1])])
+        signs[i : i + 4], y[i : i + 2] = np.concatenate([pair, -pair]), 1
+    return np.stack([frame.corner(row) for row in signs]), y
 
 
 def _pair(claim: PrivacyClaim, data: Dataset, name: str, x: Array, y: Array, canary: tuple[Array, int], other: tuple[Array, int],

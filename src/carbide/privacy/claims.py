@@ -24,7 +24,8 @@ from carbide.privacy.signals import logit, odds
 from carbide.registry import Method
 from carbide.run import remember
 from carbide.stats.accounting import gdp_epsilon
-from carbide.stats.audits import TradeOff, all_of, dp_trade_off, epsilon_lower, gdp_trade_off, mu_lower, one_run_epsilon, one_run_p_value, p_value
+from carbide.stats.audits import TradeOff, all_of, dp_trade_off, epsilon_lower, gdp_trade_off, mu_lower, p_value
+from carbide.stats.one_run import one_run_epsilon, one_run_mu, one_run_p_value, tail_bound
 from carbide.types import Array, Case, Dataset, Finding, InputError, PrivacyClaim, Recipe, Section, Skip, UnsoundError, rng_for
 
 AUDITED, ANY_NOISE, GAUSSIAN = "audited epsilon", "audited epsilon, any noise", "audited epsilon, if the noise is Gaussian"
@@ -47,7 +48,7 @@ class OneRun:
 class Verdict:
     """What one audit of a claim found.
 
-    ``epsilon`` is the audited epsilon, ``any_noise`` and ``gaussian`` the two bounds it is one of (the second nan for one run);
+    ``epsilon`` is the audited epsilon, ``any_noise`` and ``gaussian`` the two bounds it is one of (the second nan for delta 0);
     ``likely`` how likely the attack's errors are under the claim, at most; ``evidence`` what it is recomputed from.
     """
 
@@ -113,7 +114,10 @@ def audit(case: Case, threat: PrivacyClaim, methods: Mapping[str, Method]) -> Se
             skipped.append(Skip(method=name, threat=threat.words(), reason=str(error), status="failed"))
             continue
         if verdict.refuted:
-            raise UnsoundError(f"{name}: {verdict.words()}; the mechanism, its account or its noise is broken")
+            raise UnsoundError(
+                f"{name}: {verdict.words()}; the mechanism, its account or its noise is broken: check how gradients are cut, how the noise is "
+                "drawn and scaled, how batches are drawn, and what the account was told"
+            )
         findings += _findings(case, threat, name, method, verdict)
         evidence |= {f"{name}_{key}": value for key, value in verdict.evidence.items()}
     order = sorted(findings, key=lambda f: -f.value if f.metric == AUDITED else math.inf)
@@ -208,17 +212,18 @@ def _bounds(claim: PrivacyClaim, evidence: Mapping[str, Array]) -> dict[str, flo
     """Every bound at 95% by its metric; the audited epsilon is the Gaussian one only where the claim itself is Gaussian."""
     if "one_run" in evidence:
         correct, guesses, canaries = (int(value) for value in evidence["one_run"])
-        epsilon = one_run_epsilon(correct, guesses, canaries, claim.delta, CONFIDENCE)
-        return {AUDITED: epsilon, ANY_NOISE: epsilon, GAUSSIAN: math.nan}
-    mu = mu_lower(_counts(evidence, "mu"), CONFIDENCE)
+        mu = one_run_mu(correct, guesses, canaries, CONFIDENCE)
+        any_noise = one_run_epsilon(correct, guesses, canaries, claim.delta, CONFIDENCE)
+    else:
+        mu = mu_lower(_counts(evidence, "mu"), CONFIDENCE)
+        any_noise = epsilon_lower(_counts(evidence, "epsilon"), claim.delta, CONFIDENCE)
     gaussian = gdp_epsilon(mu, claim.delta) if claim.delta > 0 else math.nan
-    any_noise = epsilon_lower(_counts(evidence, "epsilon"), claim.delta, CONFIDENCE)
     return {AUDITED: any_noise if claim.mu is None or math.isnan(gaussian) else gaussian, ANY_NOISE: any_noise, GAUSSIAN: gaussian}
 
 
 def _likely(claim: PrivacyClaim, evidence: Mapping[str, Array]) -> float:
     if "one_run" in evidence:
         correct, guesses, canaries = (int(value) for value in evidence["one_run"])
-        pairs = ((claim.epsilon, claim.delta), *claim.pairs)
-        return min(1.0, len(pairs) * min(one_run_p_value(correct, guesses, canaries, e, d) for e, d in pairs))
+        by_pairs = (one_run_p_value(correct, guesses, canaries, e, d) for e, d in ((claim.epsilon, claim.delta), *claim.pairs))
+        return min(tail_bound(correct, guesses, canaries, trade_off_of(claim)), *by_pairs)  # each bounds the probability of the same event
     return p_value(_counts(evidence, "claim"), trade_off_of(claim))

@@ -44,7 +44,9 @@ class Pilot:
     _made: int = field(default=0, init=False)
 
     def train(self, neighbours: Neighbours, count: int) -> tuple[Array, Array]:
-        """Releases ``(count // 2, p)`` of trainings without the canary, and as many with it.
+        """Releases ``(count // 2, p)`` of trainings without the canary, and as many with it; those of one place share their random numbers.
+
+        What two data sets do differently shows in far fewer trainings where chance does the same to both. Only the judge's are independent.
 
         Raises:
             InputError: if fewer than ``count`` trainings are left.
@@ -54,22 +56,23 @@ class Pilot:
         self.left -= count
         self._made += 1
         sides = halves(count // 2 * 2)
-        releases = train(self.recipe, neighbours, sides, self.seed, f"pilot {self._made}")
+        releases = train(self.recipe, neighbours, sides, self.seed, f"pilot {self._made}", paired=True)
         return releases[~sides], releases[sides]
 
 
-def train(recipe: Recipe, neighbours: Neighbours, sides: Array, seed: int, stream: str) -> Array:
-    """Releases ``(m, p)`` of one training for each of ``sides`` ``(m,)`` bool, each with a random stream of its own.
+def train(recipe: Recipe, neighbours: Neighbours, sides: Array, seed: int, stream: str, *, paired: bool = False) -> Array:
+    """Releases ``(m, p)`` of one training for each of ``sides`` ``(m,)`` bool, each with a random stream of its own, or two with the same.
 
     Raises:
         InputError: if a training fails or releases are of different lengths.
     """
     base = rng_for(seed, "privacy", "claim", stream, neighbours.name).integers(2**32, size=4).tolist()
-    rngs = [np.random.default_rng([*base, i]) for i in range(len(sides))]
+    streams = [i // 2 if paired else i for i in range(len(sides))]
+    rngs = [np.random.default_rng([*base, i]) for i in streams]
     parts = [neighbours.inside if side else neighbours.outside for side in sides]
     if stacks(recipe, neighbours.pool):
         found = [recipe.release_many(neighbours.pool, parts[i : i + STACK], rngs[i : i + STACK]) for i in range(0, len(sides), STACK)]  # type: ignore[attr-defined]
-        _must_agree(recipe, neighbours, parts, base, found[0])
+        _must_agree(recipe, neighbours, parts, [np.random.default_rng([*base, i]) for i in streams[:2]], found[0])
         return np.concatenate(found)
     size = max(1, -(-len(sides) // (4 * cores())))
     blocks = [(parts[i : i + size], rngs[i : i + size]) for i in range(0, len(sides), size)]
@@ -86,10 +89,10 @@ def _block(recipe: Recipe, neighbours: Neighbours, block: tuple[list[Array], lis
     return [release(recipe, neighbours.pool.take(part), rng, neighbours.probes) for part, rng in zip(*block, strict=True)]
 
 
-def _must_agree(recipe: Recipe, neighbours: Neighbours, parts: list[Array], base: list[int], found: Array) -> None:
+def _must_agree(recipe: Recipe, neighbours: Neighbours, parts: list[Array], rngs: list[np.random.Generator], found: Array) -> None:
     """What is audited is the recipe's own training: the first two stacked ones must be what it gives alone."""
-    for i in range(min(2, len(parts))):
-        model = recipe.fit(neighbours.pool.take(parts[i]), np.random.default_rng([*base, i]))
+    for i, rng in enumerate(rngs):
+        model = recipe.fit(neighbours.pool.take(parts[i]), rng)
         alone = np.concatenate([model.weights.ravel(), model.centre])  # type: ignore[attr-defined]
         if not np.allclose(found[i], alone, rtol=AGREE, atol=AGREE):
             raise CarbideError(f"a stacked training differs from the same one alone by {np.abs(found[i] - alone).max():.2g}; report it")

@@ -16,13 +16,14 @@ from typing import Any
 
 from carbide.report import figures, lights, options, words
 from carbide.report.lights import Light
-from carbide.report.metrics import CLEAN, Technique, metric_named, technique_of
+from carbide.report.metrics import CLEAN, EPSILON, Technique, metric_named, technique_of
 from carbide.report.numerals import interval, level, number, percent, seconds, size
 from carbide.report.results_json import to_json
 from carbide.results import HARDENED, PLAIN, Pair, Phase, Results, Timings, compare
 from carbide.run.store import write_whole
 from carbide.types import Bracket, Certificate, Finding
 
+WIDE = 80.0  # where on its bar the larger end of an epsilon's bracket lies
 SHOWN = 6  # lines about what was not tested that are open on the first screen
 
 
@@ -229,7 +230,8 @@ def bars(results: Results) -> tuple[Bar, ...]:
 
 
 def _bar(phase: Phase, b: Bracket) -> Bar:
-    certified, attacked = 100 * b.certified, 100 * b.attacked
+    scale = WIDE / max(b.certified, b.attacked) if b.metric == EPSILON else 100.0  # an epsilon is no share
+    certified, attacked = scale * b.certified, scale * b.attacked
     if b.finding.good > 0:
         zones = (
             Zone(kind="proven", start=0, stop=certified),
@@ -248,12 +250,16 @@ def _bar(phase: Phase, b: Bracket) -> Bar:
             Zone(kind="unknown", start=attacked, stop=certified),
             Zone(kind="proven", start=certified, stop=100),
         )
-        says = f"Attackers reach {attacked:.1f} of 100. Proven: nobody gets beyond {certified:.1f} of 100."
+        says = (
+            f"Audited {number(b.attacked)} <= true epsilon <= accounted {number(b.certified)}."
+            if b.metric == EPSILON
+            else f"Attackers reach {attacked:.1f} of 100. Proven: nobody gets beyond {certified:.1f} of 100."
+        )
     between, who = interval(b.finding.low, b.finding.high), f"{words.spoken(b.certificate)} against {words.spoken(b.finding.method)}"
     numbers = f"certified {number(b.certified)} · attacked {number(b.attacked)} {between} · n {b.n:,} · {who}"
     zones = tuple(Zone(kind=z.kind, start=_clip(z.start), stop=_clip(z.stop)) for z in zones if z.stop > z.start)
-    return Bar(phase=phase.name, metric=b.metric, threat=b.finding.threat, says=says, numbers=numbers, zones=zones, low=_clip(100 * b.finding.low),
-               high=_clip(100 * b.finding.high), assumptions=b.assumptions)  # fmt: skip
+    return Bar(phase=phase.name, metric=b.metric, threat=b.finding.threat, says=says, numbers=numbers, zones=zones, low=_clip(scale * b.finding.low),
+               high=_clip(scale * b.finding.high), assumptions=b.assumptions)  # fmt: skip
 
 
 def _clip(value: float) -> float:

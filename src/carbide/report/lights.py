@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from carbide.report.metrics import CLEAN, METRICS, Metric, key_of, metric_named
+from carbide.report.metrics import CLEAN, EPSILON, METRICS, Metric, key_of, metric_named
 from carbide.results import GateLine, Phase, Results, Timings
 from carbide.types import Finding
 
@@ -46,6 +46,8 @@ def light_of(finding: Finding | None, phase: Phase | None, gate: tuple[GateLine,
     if any(line.metric == key_of(finding.metric) and not line.passed for line in gate):
         return Light.RED
     metric = metric_named(finding.metric)
+    if finding.metric == EPSILON:  # its upper end is the accounted one, and a refuted claim stops the run
+        return Light.GREEN if finding.value <= finding.high else Light.RED
     if metric is None:
         return Light.NONE
     measure = phase.performance.get(metric.clean) if phase and metric.clean else None

@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+EPSILON = "audited epsilon"  # no share: its bracket is between what was audited and what is accounted
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:

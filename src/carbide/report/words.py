@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from carbide.report.lights import Light, light_of
-from carbide.report.metrics import key_of, metric_named
+from carbide.report.metrics import EPSILON, key_of, metric_named
 from carbide.report.numerals import level, number, of_100, percent, rounded
 from carbide.results import Measure, Option, Pair, Phase, Results, compare
 from carbide.types import Finding
@@ -115,6 +115,8 @@ def harm(finding: Finding, phase: Phase | None = None) -> Harm | None:
 def effect(finding: Finding, results: Results) -> str:
     """What the attacker achieves, as the rest of a sentence."""
     got, key = harm(finding), key_of(finding.metric)
+    if finding.metric == EPSILON:
+        return f"shows an epsilon of at least {number(finding.value)}; accounted: {number(finding.high)}"
     if got is None or key not in _EFFECTS:
         return f"brings the {finding.metric} to {number(finding.value)}"
     return _EFFECTS[key](of_100(got.value), positives(results))
@@ -320,6 +322,7 @@ def summary(results: Results) -> list[str]:
     """The run in a few lines for a terminal."""
     found = [f"{results.title}: {verdict(results)}"]
     found += [f"  [{line.light.value}] {line.words}" for line in lines(results)]
+    found += [f"  {words}" for words in epsilons(results)]
     found += [f"  done: {words}" for words in done(results)] if results.hardened else []
     cost = [f"{metric.replace('_', ' ')} {percent(m.value)}" + (f" -> {percent(after.value)}" if after else "")
             for metric, m, after in _kept(results)]  # fmt: skip
@@ -327,6 +330,12 @@ def summary(results: Results) -> list[str]:
     found += [f"  gate: {'passed' if g.passed else 'FAILED'} {g.rule} (measured {number(g.value)})" for g in results.gate]
     found += [f"  warning: {words}" for words in results.warnings]
     return found + [f"  not tested: {words}" for words in results.not_tested]
+
+
+def epsilons(results: Results) -> list[str]:
+    """The bracket of every claimed epsilon on one line, with the method that found most."""
+    brackets = [b for phase in results.phases for b in phase.brackets if b.metric == EPSILON]
+    return list(dict.fromkeys(f"{spoken(b.finding.method)}: {b.finding.note}" for b in brackets))
 
 
 def _kept(results: Results) -> list[tuple[str, Measure, Measure | None]]:

@@ -1,4 +1,4 @@
-"""Nasr et al. 2023, https://arxiv.org/abs/2302.07956, Steinke et al. 2023, https://arxiv.org/abs/2305.08846: epsilon tested from below.
+"""Nasr et al. 2023, https://arxiv.org/abs/2302.07956: epsilon tested from below, by many trainings.
 
 An attacker says of each of many trainings which of two neighbouring data sets it saw. Differential privacy bounds the pairs of error
 rates that any attacker can have by a trade-off function; counts of errors that it makes too unlikely refute it. A lower bound on mu or
@@ -108,38 +108,6 @@ def gdp_slope(fpr: float, mu: float) -> float:
     from scipy.special import ndtri
 
     return math.exp(mu * float(-ndtri(fpr)) - mu * mu / 2)
-
-
-def one_run_p_value(correct: int, guesses: int, canaries: int, epsilon: float, delta: float) -> float:
-    """How likely ``correct`` or more right ``guesses`` are at most, under (epsilon, delta), when each of ``canaries`` was in by a coin's fall.
-
-    Steinke, Nasr and Jagielski 2023, theorem 5.2. All canaries go through one training; the attacker may abstain on some.
-
-    Raises:
-        ValueError: if the counts are not ordered.
-    """
-    from scipy.special import expit
-    from scipy.stats import binom
-
-    if not 0 <= correct <= guesses <= canaries:
-        raise ValueError(f"correct is {correct} of {guesses} guesses on {canaries} canaries; give correct <= guesses <= canaries")
-    rate = float(expit(epsilon))
-    beyond = float(binom.sf(correct - 1, guesses, rate))
-    if delta == 0 or correct == 0:
-        return min(1.0, beyond)
-    below = np.cumsum(binom.pmf(np.arange(correct - 1, -1, -1), guesses, rate))
-    return float(min(1.0, beyond + 2 * delta * canaries * np.max(below / np.arange(1, correct + 1))))
-
-
-def one_run_epsilon(correct: int, guesses: int, canaries: int, delta: float, confidence: float = 0.95) -> float:
-    """The largest epsilon that so many right guesses in one run refute with this confidence; 0 = none."""
-    low, high = 0.0, WIDEST
-    if one_run_p_value(correct, guesses, canaries, low, delta) > 1 - confidence:
-        return 0.0
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        low, high = (middle, high) if one_run_p_value(correct, guesses, canaries, middle, delta) <= 1 - confidence else (low, middle)
-    return low
 
 
 def _largest(counts: Counts, claim: Callable[[float], TradeOff], confidence: float) -> float:

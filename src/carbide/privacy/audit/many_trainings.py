@@ -22,16 +22,18 @@ from carbide.privacy.pilot import Pilot, stacks
 from carbide.registry import Method
 from carbide.types import Access, Array, Dataset, InputError, PrivacyClaim, Rng
 
-PLENTY, FEW = 100_000, 3_000  # trainings where they are stacked, and where each is a call
+PLENTY, FEW = 300_000, 3_000  # trainings where they are stacked, and where each is a call
+WORK, LITTLE = 3_000_000_000, 20_000  # numbers that stacked trainings go through, and trainings that are made all the same
 LEAST = 1000  # trainings set aside, where there are twice as many
+FINE = 20_000  # trainings set aside from which on designs of small gain are tried
 
 
 @dataclass(frozen=True, kw_only=True)
 class ManyTrainings(Method):
     """Trains on pairs of neighbouring data sets many times over, and tells from what is released which of the two it was.
 
-    ``trainings`` of the whole recipe are made (default: 100,000 where they can be stacked, else 3,000), the share ``held_out`` of them,
-    at least 1,000 or half of all, to choose the pair, the score and its thresholds. An attacker of differential privacy knows everything
+    ``trainings`` of the whole recipe are made (default: 300,000 where they can be stacked, fewer on large tables, else 3,000), the share
+    ``held_out`` of them, at least 1,000 or half of all, to choose the pair, the score and its thresholds. An attacker of differential privacy knows everything
     but one record, sees the weights, and may choose the other records.
     """
 
@@ -39,7 +41,7 @@ class ManyTrainings(Method):
     needs: ClassVar[Access] = Access.LABELS
     trains: ClassVar[bool] = True
     trainings: int | None = None
-    held_out: float = 0.3
+    held_out: float = 0.2
 
     def __post_init__(self) -> None:
         if self.trainings is not None and self.trainings < 200:
@@ -51,7 +53,7 @@ class ManyTrainings(Method):
         """How many trainings are set aside and how many are counted."""
         total = self.trainings
         if total is None:
-            total = PLENTY if dataset is not None and stacks(recipe, dataset) else FEW
+            total = min(PLENTY, max(LITTLE, WORK // dataset.x.size)) if dataset is not None and stacks(recipe, dataset) else FEW
         aside = max(int(self.held_out * total), min(total // 2, LEAST))
         return aside, total - aside
 
@@ -67,7 +69,7 @@ class ManyTrainings(Method):
         """
         if len(dataset) < 3:
             raise InputError(f"there are {len(dataset)} training rows; neighbouring data sets need at least 3")
-        share, kept = pilot.left // 4, candidates(dataset, threat, rng)
+        share, kept = pilot.left // 4, candidates(dataset, threat, rng, fine=pilot.left >= FINE)
         seen: dict[str, tuple[Array, Array]] = {}
         for rounds in (3, 1):
             each = max(8, share // len(kept))

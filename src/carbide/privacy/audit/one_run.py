@@ -1,7 +1,8 @@
-"""Steinke, Nasr & Jagielski 2023, https://arxiv.org/abs/2305.08846: privacy audited with one training run.
+"""Steinke et al. 2023, https://arxiv.org/abs/2305.08846, Mahloujifar et al. 2024, https://arxiv.org/abs/2410.22235: audited with one training.
 
 Many canaries go into one training, each by the fall of a coin. Afterwards the attacker guesses the coins of those it is surest of, and
-under differential privacy too many right guesses are unlikely. The bound is weaker than that of many trainings, and costs one.
+under differential privacy too many right guesses are unlikely. How unlikely, the whole trade-off function of the claim says more closely
+than its epsilon and delta do. The bound is weaker than that of many trainings, and costs one.
 
 >>> OneRunAudit(canaries=100, guessed=0.4).guessed
 0.4
