@@ -248,7 +248,7 @@ def _slack(forest: Forest, single: bool) -> float:
 
 def _nothing(rows: Array, lower: float) -> SearchResult:
     n = len(rows)
-    return SearchResult(cost=np.full(n, np.inf), lower=np.full(n, lower), witness=rows.copy(), status=np.full(n, "safe"), nodes=np.zeros(n, np.int64))
+    return SearchResult(cost=np.full(n, np.inf), lower=np.full(n, lower), witness=rows.copy(), status=np.full(n, "safe", "U7"), nodes=np.zeros(n, np.int64))
 
 
 def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array, *, frozen: bool) -> SearchResult:
