@@ -39,7 +39,9 @@ def candidates(ensemble: Ensemble, x0: Array, space: Space, prices: PriceTable |
                         found |= {float(np.nextafter(b, way)) for b in ends if np.isfinite(b) for way in (-np.inf, b, np.inf)}
                 price = None if prices is None else prices.prices.get(space.names[f])
                 if price is not None:
-                    found |= {float(x0[f] + way * by) for way, steps in ((1, price.up_steps), (-1, price.down_steps)) for by, _ in steps if by < np.inf}
+                    found |= {
+                        float(x0[f] + way * by) for way, steps in ((1, price.up_steps), (-1, price.down_steps)) for by, _ in steps if by < np.inf
+                    }
                 found = {v for v in found if low <= v <= high or v == x0[f]}
             if np.isnan(x0[f]) or (space.missing is not None and space.missing[f]):
                 found.add(np.nan)
@@ -108,6 +110,17 @@ def cheapest(ensemble: Ensemble, x0: Array, prices: PriceTable, space: Space, th
     paid = cost(clean, grid, prices, space)
     paid = np.where(allowed(grid, clean, space) & (ensemble.predict(grid)[:, 1] < threshold), paid, np.inf)
     return float(paid.min())
+
+
+def most_profitable(ensemble: Ensemble, x0: Array, prices: PriceTable, space: Space, threshold: float) -> float:
+    """The largest gain less price of a row with probability of class 1 below the threshold; 0 if none pays."""
+    grid = every_change(ensemble, x0, prices, space)
+    clean = np.broadcast_to(x0, grid.shape)
+    at = space.index(prices.gain or "")
+    gain = grid[:, at] if prices.follows else clean[:, at]
+    paid = cost(clean, grid, prices, space)
+    good = allowed(grid, clean, space) & (ensemble.predict(grid)[:, 1] < threshold) & np.isfinite(paid)
+    return max(0.0, float((gain - np.where(good, paid, np.inf)).max()))
 
 
 def nearest(ensemble: Ensemble, x0: Array, label: int, space: Space, p: float) -> float:

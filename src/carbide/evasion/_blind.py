@@ -101,7 +101,9 @@ def one_way(space: Space, prices: PriceTable) -> Array:
         if isinstance(relation, Ratio):
             way[relation.target] = way[relation.numerator] if not way[relation.denominator] else 0
         if isinstance(relation, Sum):
-            ways = {int(way[f] * np.sign(c)) for f, c in zip(relation.features, relation.coefficients, strict=True) if up[f] < np.inf or down[f] < np.inf}
+            ways = {
+                int(way[f] * np.sign(c)) for f, c in zip(relation.features, relation.coefficients, strict=True) if up[f] < np.inf or down[f] < np.inf
+            }
             way[relation.target] = ways.pop() if len(ways) == 1 else 0
     return way
 

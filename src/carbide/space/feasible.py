@@ -50,9 +50,7 @@ def _within(space: Space, linear: Sequence[Relation], implied: Sequence[Implicat
     if broken is None:
         return True
     rest, step = [r for r in implied if r is not broken], float(space.step.ravel()[broken.cause])
-    under, over = (
-        end + way * step if step else float(np.nextafter(end, way * np.inf)) for end, way in ((broken.at_least, -1), (broken.at_most, 1))
-    )
+    under, over = (end + way * step if step else float(np.nextafter(end, way * np.inf)) for end, way in ((broken.at_least, -1), (broken.at_most, 1)))
     ways = ((broken.effect, broken.lower, broken.upper), (broken.cause, -np.inf, under), (broken.cause, over, np.inf))
     for f, low, high in ways:
         tighter = bounds.copy()

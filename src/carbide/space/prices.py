@@ -78,7 +78,12 @@ def as_mapping(table: PriceTable) -> dict[str, Any]:
         prices[name] = _entry(price)
     gain = {"feature": table.gain, "follows": True} if table.follows else table.gain
     groups = [{"features": list(names), **_entry(price)} for names, price in table.groups.items()]
-    return {"currency": table.currency, **({"gain": gain} if gain is not None else {}), "prices": prices, **({"group_prices": groups} if groups else {})}
+    return {
+        "currency": table.currency,
+        **({"gain": gain} if gain is not None else {}),
+        "prices": prices,
+        **({"group_prices": groups} if groups else {}),
+    }
 
 
 def _entry(price: Price) -> dict[str, Any]:
@@ -256,7 +261,9 @@ def _grouped(each: Array, changed: Array, a: Array, b: Array, prices: PriceTable
         if {space.name(f) for f in members} in named:
             each[:, members] = 0.0
             matrix = moves.get(number)
-            sides = [np.where((np.isin(x[:, members], (0.0, 1.0)).all(1)) & (x[:, members].sum(1) == 1), x[:, members].argmax(1), np.nan) for x in (a, b)]
+            sides = [
+                np.where((np.isin(x[:, members], (0.0, 1.0)).all(1)) & (x[:, members].sum(1) == 1), x[:, members].argmax(1), np.nan) for x in (a, b)
+            ]
             paid = np.full(len(each), np.inf) if matrix is None else _moves(*sides, matrix, 0.0)
             total += np.where(changed[:, members].any(1), paid, 0.0)
     return total + each.sum(1)
@@ -372,7 +379,9 @@ def _check_missing(name: str, price: Price, feature: int, space: Space, related:
             if key == "hide" and (space.missing is None or not space.missing.ravel()[feature]):
                 raise InputError(f"{name} has a price for making it missing, but the space does not let it be; add missing: true to it in the space")
             if name in related or any(feature in group for group in space.groups):
-                raise InputError(f"price {key} of {name} makes a value missing or fills it, but a relation or one-hot group holds it; leave the price out")
+                raise InputError(
+                    f"price {key} of {name} makes a value missing or fills it, but a relation or one-hot group holds it; leave the price out"
+                )
 
 
 def _check_group(names: tuple[str, ...], price: Price, table: PriceTable, space: Space) -> None:
@@ -384,6 +393,10 @@ def _check_group(names: tuple[str, ...], price: Price, table: PriceTable, space:
         raise InputError(f"{own} has a price of its own and one in its group; keep one")
     matrix = np.zeros((len(names), len(names))) if price.matrix is None else np.asarray(price.matrix, float)
     if matrix.shape != (len(names), len(names)):
-        raise InputError(f"the price matrix of the group of {names[0]} has shape {matrix.shape}; give {len(names)} rows of {len(names)} numbers or null")
+        raise InputError(
+            f"the price matrix of the group of {names[0]} has shape {matrix.shape}; give {len(names)} rows of {len(names)} numbers or null"
+        )
     if np.isnan(matrix).any() or (matrix < 0).any() or np.diagonal(matrix).any() or not 0 <= price.fixed < math.inf:
-        raise InputError(f"the price of the group of {names[0]} holds a number below 0 or charges for staying; give numbers >= 0 and 0 on the diagonal")
+        raise InputError(
+            f"the price of the group of {names[0]} holds a number below 0 or charges for staying; give numbers >= 0 and 0 on the diagonal"
+        )

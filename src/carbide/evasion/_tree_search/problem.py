@@ -114,7 +114,9 @@ def ball_problem(x: Array, threat: LpBall, space: Space, *, held: bool, tables: 
     if math.isinf(threat.p):
         low, high = np.fmax(low, x - threat.eps), np.fmin(high, x + threat.eps)
     elif any(isinstance(r, Ratio | Sum) and np.isfinite(rate[list(parts_of(r))]).any() for r in space.relations):
-        raise InputError(f"a ratio's or sum's own change counts in an L{threat.p:g} ball, which the tree search cannot do; choose linf or a price table")
+        raise InputError(
+            f"a ratio's or sum's own change counts in an L{threat.p:g} ball, which the tree search cannot do; choose linf or a price table"
+        )
     for f in tables:
         low[:, f], high[:, f] = space.lower[f], space.upper[f]
     paid = _Prices(up=rate, down=rate, fixed=np.full(len(rate), 1.0 if threat.p == 0 else 0.0), tables=tables, low=low, high=high,

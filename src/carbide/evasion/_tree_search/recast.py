@@ -81,7 +81,12 @@ class _Trees:
         self.member = {f: (d + g, place) for g, group in enumerate(groups) for place, f in enumerate(group)}
         self.flag = {f: d + len(groups) + i for i, f in enumerate(self.shape.flags)}
         self.sizes = {d + g: len(group) for g, group in enumerate(groups)}
-        self.old = (self.ensemble.feature.tolist(), self.ensemble.threshold.tolist(), self.ensemble.children.tolist(), self.ensemble.missing_left.tolist())
+        self.old = (
+            self.ensemble.feature.tolist(),
+            self.ensemble.threshold.tolist(),
+            self.ensemble.children.tolist(),
+            self.ensemble.missing_left.tolist(),
+        )
         self.numbers = self.value.tolist()
 
     def node(self, feature: int = -1, threshold: float = 0.0, missing: bool = False, number: float = 0.0) -> int:
@@ -134,7 +139,9 @@ class _Trees:
         self.children[new] = [self._copied(child, known, limit) for child in children[node]]
         return new
 
-    def _split(self, column: int, last: int, sides: tuple[int, int], node: int, known: dict[int, tuple[int, int]], ends: tuple[int, int], limit: int) -> int:
+    def _split(
+        self, column: int, last: int, sides: tuple[int, int], node: int, known: dict[int, tuple[int, int]], ends: tuple[int, int], limit: int
+    ) -> int:
         """A test whether a column is at most ``last``, and the two old nodes that follow."""
         new = self.node(column, last + 0.5)
         ranges = ((ends[0], last), (last + 1, ends[1]))

@@ -248,7 +248,9 @@ def _slack(forest: Forest, single: bool) -> float:
 
 def _nothing(rows: Array, lower: float) -> SearchResult:
     n = len(rows)
-    return SearchResult(cost=np.full(n, np.inf), lower=np.full(n, lower), witness=rows.copy(), status=np.full(n, "safe", "U7"), nodes=np.zeros(n, np.int64))
+    return SearchResult(
+        cost=np.full(n, np.inf), lower=np.full(n, lower), witness=rows.copy(), status=np.full(n, "safe", "U7"), nodes=np.zeros(n, np.int64)
+    )
 
 
 def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array, *, frozen: bool) -> SearchResult:
@@ -371,9 +373,7 @@ def _with_sums(forest: Forest, result: SearchResult, rows: Array, how: _How, spa
     return replace(result, witness=witness)
 
 
-def _in_ball(
-    forest: Callable[[Shape | None], Forest], rows: Array, threat: LpBall, space: Space, cutoff: float, boxes: int
-) -> SearchResult:
+def _in_ball(forest: Callable[[Shape | None], Forest], rows: Array, threat: LpBall, space: Space, cutoff: float, boxes: int) -> SearchResult:
     power = 2.0 if threat.p == 2 else 1.0
     budget = (threat.eps * (1 + ROUNDING)) ** power + ROUNDING * 1e-3
     how = _How(cutoff=cutoff, budget=np.full(len(rows), budget), first=False, boxes=boxes)

@@ -159,7 +159,11 @@ class _Parts:
         more = len(on) + len(flags)
         mutable = space.mutable.copy()
         mutable[[*frozen, *(f for group in space.groups for f in group)]] = False
-        names = [*space.names, *(f"one of {', '.join(space.name(f) for f in space.groups[n])}" for n in on), *(f"{space.name(f)} is missing" for f in flags)]
+        names = [
+            *space.names,
+            *(f"one of {', '.join(space.name(f) for f in space.groups[n])}" for n in on),
+            *(f"{space.name(f)} is missing" for f in flags),
+        ]
         columns = Space.table(names, lower=np.append(space.lower, np.zeros(more)), upper=np.concatenate([space.upper, [s - 1.0 for s in sizes], np.ones(len(flags))]),
                               step=np.append(space.step, np.ones(more)), mutable=np.append(mutable, np.ones(more, bool)),
                               kind=np.append(space.kind, np.full(more, Kind.CATEGORICAL)),

@@ -22,10 +22,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from carbide.evasion._tree_search import SearchResult, search, search_ball
+from carbide.evasion._tree_search import ProfitResult, SearchResult, best_profit, search, search_ball
 from carbide.models.trees import Ensemble
 from carbide.registry import Method
-from carbide.types import Access, Array, Case, FeatureBudget, InputError, LpBall, Rng, Threat, decide
+from carbide.types import Access, Array, Case, FeatureBudget, InputError, LpBall, PriceTable, Rng, Threat, decide
 
 CLOSE = 1e-5  # how far a model's answers may be from its trees' by rounding
 
@@ -95,6 +95,36 @@ class CheapestTree(Method):
         every = SearchResult(cost=np.full(len(x), np.inf), lower=np.full(len(x), np.inf), witness=flat.copy(), status=np.full(len(x), "safe", "U7"),
                              nodes=np.zeros(len(x), np.int64)).put(attacked, result)  # fmt: skip
         return replace(every, witness=every.witness.reshape(x.shape))
+
+    def earn(self, model: Any, x: Array, y: Array, prices: PriceTable) -> ProfitResult:
+        """The most profitable evasion of every row ``x`` ``(n, *shape)`` of class 1, as the model itself decides; others earn nothing.
+
+        Raises:
+            InputError: if the model's trees cannot be read, or the table names no gain or one without a most profitable value.
+        """
+        model = getattr(model, "scorer", model)
+        trees, mine = trees_of(model), np.flatnonzero(y == 1)
+        rows = np.ascontiguousarray(x, np.float64).reshape(len(x), model.space.lower.size)
+        same = same_answers(model, trees, x)
+
+        def ask(part: Array, rounding: int) -> ProfitResult:
+            return best_profit(trees, part, prices, model.space, threshold=model.threshold, boxes=self.boxes, rounding=rounding)
+
+        found = ask(rows[mine], 0 if same else -1)
+        upper = found.upper if same else np.maximum(found.upper, ask(rows[mine], 1).upper)
+        passes = decide(model.predict(found.witness.reshape(-1, *x.shape[1:])), model.threshold) == 0
+        if ((found.profit > 0) & ~passes).any():  # within a hair of the threshold: look for one that is clear of it
+            found, upper = ask(rows[mine], -1), np.maximum(upper, ask(rows[mine], 1).upper)
+            passes = decide(model.predict(found.witness.reshape(-1, *x.shape[1:])), model.threshold) == 0
+        pays = (found.profit > 0) & passes
+        n, status = len(x), np.where(upper > np.where(pays, found.profit, 0.0), "unknown", np.where(pays, "exact", "none"))
+        every = {"profit": np.zeros(n), "upper": np.zeros(n), "gain": np.zeros(n), "price": np.zeros(n), "status": np.full(n, "none", "U7"),
+                 "nodes": np.zeros(n, np.int64), "witness": rows.copy()}  # fmt: skip
+        for name, part in (("profit", found.profit), ("gain", found.gain), ("price", found.price)):
+            every[name][mine] = np.where(pays, part, 0.0)
+        every["upper"][mine], every["status"][mine], every["nodes"][mine] = upper, status, found.nodes
+        every["witness"][mine] = np.where(pays[:, None], found.witness, rows[mine])
+        return ProfitResult(**{**every, "witness": every["witness"].reshape(x.shape)})
 
     def _search(self, trees: Ensemble, model: Any, x: Array, y: Array, threat: Threat, rounding: int) -> SearchResult:
         if isinstance(threat, FeatureBudget):
