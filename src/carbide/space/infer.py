@@ -1,7 +1,7 @@
 """Guesses the space of a table from its training rows, and says the guess in plain words for a person to confirm.
 
 Whole-valued columns are integers, sets of 0/1 columns that add up to one are one-hot groups, bounds are the seen range with
-a margin, and ``min <= avg <= max`` is kept where the names say so and every row obeys.
+a margin, and ``min <= avg <= max`` is kept where the names say so and every row obeys. A column that lacks values somewhere may lack them in changed rows, too.
 
 >>> import numpy as np
 >>> space = infer_space(np.array([[1.0, 0.5], [3.0, 0.7]]), names=("visits", "share"))
@@ -53,7 +53,8 @@ def infer_space(data: Any, *, names: Sequence[str] = (), margin: float = MARGIN)
     if known is not None:
         lower, upper = np.where(categorical, known.lower, lower), np.where(categorical, known.upper, upper)
     relations = (*_ordered(x, names), *_ratios(x, names, kind))
-    bare = Space.table(names, lower=lower, upper=upper, kind=kind, groups=groups, relations=relations)
+    gone = np.isnan(x).any(0)
+    bare = replace(Space.table(names, lower=lower, upper=upper, kind=kind, groups=groups, relations=relations), missing=gone if gone.any() else None)
     return bare if known is None else replace(bare, categories=dict(known.categories))
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,7 @@ def _grouped(each: Array, changed: Array, a: Array, b: Array, prices: PriceTable
             sides = [
                 np.where((np.isin(x[:, members], (0.0, 1.0)).all(1)) & (x[:, members].sum(1) == 1), x[:, members].argmax(1), np.nan) for x in (a, b)
             ]
-            paid = np.full(len(each), np.inf) if matrix is None else _moves(*sides, matrix, 0.0)
+            paid = np.full(len(each), np.inf) if matrix is None else _moves(sides[0], sides[1], matrix, 0.0)
             total += np.where(changed[:, members].any(1), paid, 0.0)
     return total + each.sum(1)
 
@@ -296,7 +297,7 @@ def _price(name: str, entry: Any) -> Price:
     stair = {f"{key}_steps": _steps(name, key, entry[key]) for key in ("up", "down") if isinstance(entry.get(key), list)}
     plain = {key: _amount(name, key, entry[key]) for key in ("up", "down", "fixed", "hide", "fill")
              if entry.get(key) is not None and f"{key}_steps" not in stair}  # fmt: skip
-    return Price(**plain, **stair, matrix=None if matrix is None else _matrix(name, matrix))
+    return replace(Price(**plain, matrix=None if matrix is None else _matrix(name, matrix)), **stair)
 
 
 def _steps(name: str, key: str, given: list[Any]) -> tuple[tuple[float, float], ...]:

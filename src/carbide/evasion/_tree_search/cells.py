@@ -395,7 +395,7 @@ def _earning(axes, a, v, low, high, n, home, limit, cells):  # pragma: no cover 
     kept, first, last, cheapest = 0, 0, 0, np.inf
     for j in range(n + 1):
         old = start + j
-        if cells.cost[old] < limit and cells.cost[old] < np.inf or cells.cost[old] == best:
+        if (cells.cost[old] < limit and cells.cost[old] < np.inf) or cells.cost[old] == best:
             if cells.cost[old] < cheapest:
                 cheapest, cells.home[a] = cells.cost[old], kept
             if kept == 0:

@@ -91,9 +91,11 @@ class _Trees:
 
     def node(self, feature: int = -1, threshold: float = 0.0, missing: bool = False, number: float = 0.0) -> int:
         """A new node without children; its place."""
-        for part, one in zip((self.feature, self.threshold, self.children, self.missing, self.number), (feature, threshold, [-1, -1], missing, number),
-                             strict=True):  # fmt: skip
-            part.append(one)
+        self.feature.append(feature)
+        self.threshold.append(threshold)
+        self.children.append([-1, -1])
+        self.missing.append(missing)
+        self.number.append(number)
         return len(self.feature) - 1
 
     def tree(self, root: int, size: int, *, chained: bool) -> None:

@@ -58,7 +58,7 @@ class CheapestTree(Method):
             self.solve(case.model, case.data.test.x[:0], case.data.test.y[:0], threat)
         except InputError as error:
             return str(error)
-        return None
+        return _without_missing(case, threat)
 
     def quick(self) -> CheapestTree:
         """The variant that only asks whether a row can be evaded within the budget."""
@@ -140,6 +140,21 @@ class CheapestTree(Method):
         lost = np.isfinite(result.cost) & ~fooled
         status = np.where(lost, "unknown", result.status).astype("U7")
         return replace(result, cost=np.where(lost, np.inf, result.cost), witness=np.where(lost[:, None], x, result.witness), status=status)
+
+
+def _without_missing(case: Case, threat: Threat) -> str | None:
+    """Why a price for making a value missing leads nowhere: the model takes none."""
+    if not isinstance(threat, FeatureBudget) or not len(case.data.test.x):
+        return None
+    hidden = [name for name, price in threat.prices.prices.items() if price.hide < np.inf]
+    if hidden:
+        row = case.data.test.x[:1].astype(float).copy()
+        row[0, case.model.space.index(hidden[0])] = np.nan
+        try:
+            case.model.predict(row)
+        except ValueError:
+            return f"the price table lets {hidden[0]} go missing, and the model takes no missing values; leave out the price hide"
+    return None
 
 
 def trees_of(model: Any) -> Ensemble:
