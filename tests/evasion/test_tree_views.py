@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carbide.evasion._tree_search import recast as recasting
-from carbide.evasion._tree_search import search
+from carbide.evasion._tree_search import search, search_ball
 from carbide.evasion._tree_search.search import FORESTS
-from carbide.space.membership import inside
+from carbide.space.balls import norms
+from carbide.space.membership import allowed, inside
 from carbide.space.prices import cost as price_of
-from carbide.types import FeatureBudget, Linear
-from tests.oracles.brute import cheapest
+from carbide.space.relations import recompute
+from carbide.types import FeatureBudget, InputError, Linear, LpBall, Price, Ratio, Sum, decide
+from tests.oracles.brute import cheapest, every_change
 from tests.oracles.instances import LIBRARIES, MORE, Instance, instance, takes_missing
 
 
@@ -64,6 +66,55 @@ def test_a_relation_that_holds_a_group_gives_bounds():
         assert not (result.status == "safe")[np.isfinite(truth)].any()
         seen |= set(result.status.tolist())
     assert "exact" in seen
+
+
+def test_what_cannot_be_searched_is_refused_without_rows():
+    case = instance("one-hot", "xgboost", 0)
+    loop = (Sum(target=3, features=(0,), coefficients=(1.0,)), Ratio(target=1, numerator=3, denominator=2))
+    with pytest.raises(InputError, match="feeds on another"):
+        search(case.ensemble, case.rows[:0], case.prices, replace(case.space, relations=loop))
+
+
+@pytest.mark.parametrize("p", [0, 1, 2, np.inf])
+def test_groups_move_in_balls(p):
+    """Two members change by 1; the nearest row of the other class by trying all members with all thresholds of the number."""
+    found = 0
+    for seed in range(4):
+        case = instance("one-hot", "random forest", seed, rows=6)
+        labels = decide(case.ensemble.predict(case.rows))
+        result = search_ball(case.ensemble, case.rows, labels, LpBall(p=p, eps=3.0), case.space)
+        for row, label, cost, witness in zip(case.rows, labels, result.cost, result.witness, strict=True):
+            grid = every_change(case.ensemble, row, case.prices, case.space)
+            grid = grid[grid[:, :3].sum(1) == 1]
+            wrong = decide(case.ensemble.predict(grid)) != label
+            truth = float(np.where(wrong, norms(grid - row, p), np.inf).min())
+            assert same(cost, truth if truth <= 3.0 else np.inf)
+            if np.isfinite(cost):
+                assert allowed(witness[None], row[None], case.space)[0]
+                found += int(cost > 0 and (witness[:3] != row[:3]).any())
+    assert found or p in (1, np.inf)
+
+
+@pytest.mark.parametrize("p", [True, False])
+def test_a_sum_of_several_real_parts_gives_bounds(p):
+    """No row of many random ones costs less than the lower bound, and what is found is a row that the library lets pass."""
+    rng, seen = np.random.default_rng(int(p)), set()
+    for seed in range(6):
+        case = instance("following sum", "xgboost", seed, rows=1)
+        relations = case.space.relations if p else case.space.relations[:1]
+        space = replace(case.space, mutable=np.array([True, True, True, True]), relations=relations)
+        prices = replace(case.prices, prices={f"f{i}": Price(up=1.0, down=1.0) for i in (0, 1, 3)})
+        case = replace(case, space=space, prices=prices)
+        result = solve(case)
+        is_witness(case, result)
+        made = np.repeat(case.rows, 3000, axis=0)
+        made[:, [0, 1, 3]] += rng.normal(size=(3000, 3)) * rng.integers(0, 2, (3000, 3))
+        made = recompute(made, space)
+        good = allowed(made, np.repeat(case.rows, 3000, axis=0), space) & (case.ensemble.predict(made)[:, 1] < case.threshold)
+        if good.any():
+            assert result.lower[0] <= price_of(np.repeat(case.rows, 3000, axis=0), made, prices, space)[good].min() + 1e-9
+        seen |= set(result.status.tolist())
+    assert seen & {"exact", "unknown"}
 
 
 def test_both_forms_of_wide_tests_say_the_same():

@@ -294,10 +294,12 @@ def _price(name: str, entry: Any) -> Price:
         if key not in PRICE_KEYS:
             raise InputError(f"the price of {name} has a key {key!r}; its keys are {', '.join(PRICE_KEYS)}")
     matrix = entry.get("matrix")
-    stair = {f"{key}_steps": _steps(name, key, entry[key]) for key in ("up", "down") if isinstance(entry.get(key), list)}
-    plain = {key: _amount(name, key, entry[key]) for key in ("up", "down", "fixed", "hide", "fill")
-             if entry.get(key) is not None and f"{key}_steps" not in stair}  # fmt: skip
-    return replace(Price(**plain, matrix=None if matrix is None else _matrix(name, matrix)), **stair)
+    stair = {key: _steps(name, key, entry[key]) for key in ("up", "down") if isinstance(entry.get(key), list)}
+    plain = {
+        key: _amount(name, key, entry[key]) for key in ("up", "down", "fixed", "hide", "fill") if entry.get(key) is not None and key not in stair
+    }
+    price = Price(**plain, matrix=None if matrix is None else _matrix(name, matrix))
+    return replace(price, up_steps=stair.get("up", ()), down_steps=stair.get("down", ()))
 
 
 def _steps(name: str, key: str, given: list[Any]) -> tuple[tuple[float, float], ...]:

@@ -101,7 +101,10 @@ KNOWN: weakref.WeakKeyDictionary[Space, weakref.WeakKeyDictionary[PriceTable, di
 
 
 def _alike(x: Array, parts: _Parts) -> Iterator[tuple[_Kind, Array]]:
-    """Rows that are alike, and how they are."""
+    """Rows that are alike, and how they are; without rows, what all of them can be, so that what cannot be searched is refused."""
+    if not len(x):
+        yield _Kind(on=tuple(parts.moves), gone=(), broken=()), np.arange(0)
+        return
     on = [np.isin(x[:, g], (0.0, 1.0)).all(1) & (x[:, g].sum(1) == 1) for g in (list(parts.space.groups[n]) for n in parts.moves)]
     gone = [np.isnan(x[:, f]) for f in parts.flags]
     broken = [~keeps(x, r) for r in parts.implications]
