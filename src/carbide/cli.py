@@ -270,6 +270,25 @@ def schema(which: Annotated[str, typer.Argument(help="plan or results")] = "plan
     say(json.dumps(make(), indent=1, sort_keys=True))
 
 
+@space_app.command("show")
+def space_show(
+    file: Annotated[Path, typer.Argument(help="A space file.")],
+    prices: Annotated[Path | None, typer.Option("--prices", help="A price table; left out, the prices in the space file, if it holds any.")] = None,
+) -> None:
+    """Check a space file and its prices, and print them in words."""
+    import json
+
+    from carbide.space.files import load_space
+    from carbide.space.infer import describe_space
+    from carbide.space.prices import load_prices
+    from carbide.space.words import describe_prices
+
+    space = load_space(file)
+    say(describe_space(space))
+    if prices is not None or "prices" in json.loads(file.read_text(encoding="utf-8")):
+        say(describe_prices(load_prices(prices or file, space), space))
+
+
 @space_app.command("infer")
 def space_infer(
     data: Annotated[str, typer.Argument(help="The data, or a built-in case.")],

@@ -86,7 +86,47 @@ class Ratio:
     denominator: int
 
 
-Relation = Linear | Ratio
+@dataclass(frozen=True, kw_only=True)
+class Implication:
+    """Where ``at_least <= x[cause] <= at_most``, there ``lower <= x[effect] <= upper``; both are column indices.
+
+    A missing cause implies nothing; a missing effect lies nowhere.
+    """
+
+    cause: int
+    effect: int
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    lower: float = -math.inf
+    upper: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.cause == self.effect:
+            raise InputError(f"implication: feature {self.cause} is both sides of it; give its bounds in the space, or name two features")
+        if not (self.at_least <= self.at_most and self.lower <= self.upper):
+            raise InputError(
+                f"implication: [{self.at_least:g}, {self.at_most:g}] implies [{self.lower:g}, {self.upper:g}], and one of them is empty; swap its ends"
+            )
+        if any(math.isinf(low) and math.isinf(high) for low, high in ((self.at_least, self.at_most), (self.lower, self.upper))):
+            raise InputError(f"implication: feature {self.cause} implies feature {self.effect}, and one of them has no bound; give each side one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum:
+    """The relation ``x[target] == sum(coefficients[i] * x[features[i]])``: target is recomputed whenever a part changes."""
+
+    target: int
+    features: tuple[int, ...]
+    coefficients: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.features) != len(self.coefficients) or not self.features:
+            raise InputError(f"sum: {len(self.features)} features but {len(self.coefficients)} coefficients; give one coefficient a feature")
+        if self.target in self.features or len(set(self.features)) != len(self.features):
+            raise InputError("sum: a feature is named twice; its target and its parts are different features")
+
+
+Relation = Linear | Ratio | Implication | Sum
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,7 +135,8 @@ class Space:
 
     ``lower``, ``upper``, ``step`` (0 = continuous, else values are ``lower + j * step``), ``mutable`` (bool) and
     ``kind`` (values of ``Kind``) are arrays of shape ``shape``. ``names`` has one name a feature for tables and is
-    empty for images. ``groups`` are tuples of column indices that form one-hot groups.
+    empty for images. ``groups`` are tuples of column indices that form one-hot groups. ``missing`` (bool, None = nowhere):
+    where a changed row may lack the value.
     """
 
     shape: tuple[int, ...]
@@ -108,9 +149,10 @@ class Space:
     groups: tuple[tuple[int, ...], ...] = ()
     relations: tuple[Relation, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    missing: Array | None = None
 
     def __post_init__(self) -> None:
-        for name in ("lower", "upper", "step", "mutable", "kind"):
+        for name in ("lower", "upper", "step", "mutable", "kind", *(() if self.missing is None else ("missing",))):
             value = getattr(self, name)
             if value.shape != self.shape:
                 raise InputError(f"space: {name} has shape {value.shape}, but an input has shape {self.shape}; give one value a feature")
@@ -356,27 +398,37 @@ class Corruption(Threat):
 class Price:
     """What changing one feature costs, in the table's currency: ``up`` and ``down`` a unit (inf = impossible).
 
-    ``fixed`` is paid once for any change. ``matrix`` ``(k, k)`` prices the move between the k values
-    ``lower .. lower + k - 1`` of a categorical or integer feature instead.
+    ``fixed`` is paid once for any change. ``up_steps`` and ``down_steps`` are stairs in place of a price a unit: ``(by, price)``,
+    a move of at most ``by`` costs ``price``, one beyond the last is impossible. ``matrix`` ``(k, k)`` prices the move between the k
+    values ``lower .. lower + k - 1`` of a categorical or integer feature instead. ``hide`` is the whole price of making the value
+    missing, ``fill`` of putting any value where it is missing.
     """
 
     up: float = math.inf
     down: float = math.inf
     fixed: float = 0.0
     matrix: Array | None = None
+    up_steps: tuple[tuple[float, float], ...] = ()
+    down_steps: tuple[tuple[float, float], ...] = ()
+    hide: float = math.inf
+    fill: float = math.inf
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PriceTable:
     """One ``Price`` a feature, by name; a feature that is not named cannot be changed.
 
-    ``gain`` names the feature that holds what the attacker earns when the row passes (None = not known).
-    ``target`` is the class that rows of the attacker look like when caught (fraud = 1).
+    ``groups`` prices one-hot groups by the names of their members: a ``fixed`` price for turning on another one, or a ``matrix`` whose
+    rows and columns are the members in that order, or both. ``gain`` names the feature that holds what the attacker earns when the row
+    passes (None = not known): as the row stands at first, so that the prices say what is lost by lowering it, or, where ``follows``,
+    as it is once changed.
     """
 
     prices: Mapping[str, Price]
     currency: str = "$"
     gain: str | None = None
+    groups: Mapping[tuple[str, ...], Price] = field(default_factory=dict)
+    follows: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -326,8 +326,6 @@ def test_refusals_name_the_thing():
     with pytest.raises(InputError, match="3 classes apart"):
         search(forest, x, prices, space)
     two = ensemble_of(RandomForestClassifier(2).fit(x, y > 0))
-    with pytest.raises(InputError, match="one-hot group"):
-        search(two, x, prices, replace(space, groups=((0, 1),)))
     loop = (Ratio(target=0, numerator=1, denominator=2), Ratio(target=1, numerator=0, denominator=2))
     with pytest.raises(InputError, match="feeds on another"):
         search(two, x, PriceTable(prices={"c": Price(up=1.0)}), replace(space, relations=loop))

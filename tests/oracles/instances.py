@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from carbide.models.trees import Ensemble, ensemble_of
-from carbide.types import Array, Kind, Linear, Price, PriceTable, Ratio, Space
+from carbide.types import Array, Implication, Kind, Linear, Price, PriceTable, Ratio, Relation, Space, Sum
 
 KINDS = ("plain", "fixed", "integer", "matrix", "ratio", "whole chain", "real chain", "bound", "sum")
+MORE = ("one-hot", "stairs", "implication", "missing", "following sum", "whole total", "bound group")  # columns and trees of the search's own
 LIBRARIES = ("random forest", "gradient boosting", "histogram boosting", "xgboost", "lightgbm")
 D = 4
 
@@ -31,9 +32,10 @@ class Instance:
 
 def instance(kind: str, library: str, seed: int, *, trees: int = 4, depth: int = 2, rows: int = 3) -> Instance:
     """The instance of this kind, library and seed; the threshold is one of the scores, so that ties are met too."""
-    rng = np.random.default_rng([seed, KINDS.index(kind), LIBRARIES.index(library)])
+    rng = np.random.default_rng([seed, (*KINDS, *MORE).index(kind), LIBRARIES.index(library)])
     x, space, prices = _table(kind, rng)
-    y = (x[:, 0] + x[:, 1] * x[:, 2] + x[:, 3] + rng.normal(size=len(x)) > 0).astype(int)
+    plain = np.nan_to_num(x)
+    y = (plain[:, 0] + plain[:, 1] * plain[:, 2] + plain[:, 3] + rng.normal(size=len(x)) > 0).astype(int)
     estimator = _estimator(library, trees, depth, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -43,6 +45,11 @@ def instance(kind: str, library: str, seed: int, *, trees: int = 4, depth: int =
     caught = x[scores >= threshold][:rows]
     return Instance(name=f"{kind}, {library}, {seed}", estimator=estimator, ensemble=ensemble_of(estimator), rows=caught, prices=prices, space=space,
                     threshold=threshold)  # fmt: skip
+
+
+def takes_missing(library: str) -> bool:
+    """Whether the library's trees take missing values."""
+    return library != "gradient boosting"
 
 
 def _estimator(library: str, trees: int, depth: int, seed: int) -> Any:
@@ -67,7 +74,8 @@ def _table(kind: str, rng: np.random.Generator) -> tuple[Array, Space, PriceTabl
     lower, upper, kinds, mutable = np.full(D, -7.0), np.full(D, 7.0), np.zeros(D, int), np.ones(D, bool)
     fixed = rng.choice([0.0, 0.0, 1.0, 2.0], D) if kind in ("fixed", "real chain") else np.zeros(D)
     prices = {f"f{i}": Price(up=rng.choice([0.5, 1, 3, np.inf]), down=rng.choice([0.0, 1, 2, np.inf]), fixed=fixed[i]) for i in range(D)}
-    relations: tuple[Linear | Ratio, ...] = ()
+    relations: tuple[Relation, ...] = ()
+    groups, group_prices, missing = (), {}, None
     if kind == "integer":
         x[:, :2], lower[:2], upper[:2], kinds[:2] = rng.integers(0, 6, (200, 2)), 0, 5, Kind.INTEGER
     if kind == "matrix":
@@ -93,5 +101,41 @@ def _table(kind: str, rng: np.random.Generator) -> tuple[Array, Space, PriceTabl
     if kind == "sum":
         relations = (Linear(features=(0, 1), coefficients=(2.0, 1.0), upper=float(np.round((2 * x[:, 0] + x[:, 1]).max(), 1))),
                      Linear(features=(0, 3), coefficients=(-1.0, -1.0), upper=float(np.round((-x[:, 0] - x[:, 3]).max(), 1))))  # fmt: skip
-    space = Space.table([f"f{i}" for i in range(D)], lower=lower, upper=upper, kind=kinds, mutable=mutable, relations=relations)
-    return x, space, PriceTable(prices=prices)
+    if kind in ("one-hot", "bound group"):
+        x[:, :3], lower[:3], upper[:3], kinds[:3], groups = np.eye(3)[rng.integers(0, 3, 200)], 0, 1, Kind.ONE_HOT, ((0, 1, 2),)
+        if rng.random() < 0.5:
+            moves = rng.choice([0.0, 1, 2, 5, np.inf], (3, 3))
+            np.fill_diagonal(moves, 0)
+            group_prices = {("f1", "f2", "f0"): Price(matrix=moves) if rng.random() < 0.7 else Price(fixed=1.5)}
+            prices = {"f3": prices["f3"]}
+    if kind == "bound group":  # f3 is small where the first member is on
+        relations = (Implication(cause=0, effect=3, at_least=1.0, upper=1.0),)
+    if kind == "stairs":
+        x[:, 1], lower[1], upper[1], kinds[1] = rng.integers(0, 9, 200), 0, 8, Kind.INTEGER
+        for name in ("f0", "f1", "f3"):
+            up, down = (tuple((float(b), float(p)) for b, p in zip((1, 3, rng.choice([5, np.inf])), np.sort(rng.integers(0, 6, 3)), strict=True))
+                        for _ in range(2))  # fmt: skip
+            prices[name] = Price(up_steps=up, down_steps=down) if rng.random() < 0.6 else Price(up_steps=up, down=1.0, fixed=0.5)
+    if kind == "implication":
+        x[:, 0], lower[0], upper[0], kinds[0] = rng.integers(0, 4, 200), 0, 3, Kind.INTEGER
+        relations = (Implication(cause=0, effect=1, at_least=1.0, at_most=2.0, lower=-1.0, upper=1.0), Implication(cause=2, effect=3, at_least=0.5, upper=2.0),
+                     Implication(cause=1, effect=2, at_most=-1.5, lower=-1.0, upper=0.0))  # fmt: skip
+    if kind == "missing":
+        x[:, 1], lower[1], upper[1], kinds[1] = rng.integers(0, 4, 200), 0, 3, Kind.CATEGORICAL
+        missing = np.array([True, True, False, False])
+        prices["f0"] = Price(up=1.0, down=2.0, hide=float(rng.choice([0.5, 2.0, np.inf])), fill=1.0)
+        prices["f1"] = Price(matrix=2.0 * (1 - np.eye(4)), hide=float(rng.choice([0.5, 1.5])))
+        prices["f2"] = Price(fill=float(rng.choice([0.5, 3.0])))
+        x[rng.random(x.shape) < np.array([0.3, 0.3, 0.3, 0.0])] = np.nan
+    if kind == "following sum":  # f2 = 2 f0 - f1, and f0 moves
+        x[:, 2] = 2 * x[:, 0] - x[:, 1]
+        mutable[1], lower[2], upper[2] = False, -99, rng.choice([3.0, 99.0])
+        del prices["f2"]
+        relations = (Sum(target=2, features=(0, 1), coefficients=(2.0, -1.0)), Linear(features=(2, 3), coefficients=(1.0, -1.0), upper=12.0))
+    if kind == "whole total":  # f2 = f0 + f1, and both move by whole steps
+        x[:, :2], lower[:2], upper[:2], kinds[:3] = rng.integers(0, 6, (200, 2)), 0, 6, Kind.INTEGER
+        x[:, 2], lower[2], upper[2] = x[:, 0] + x[:, 1], 0, 12
+        del prices["f2"]
+        relations = (Sum(target=2, features=(0, 1), coefficients=(1.0, 1.0)),)
+    space = Space.table([f"f{i}" for i in range(D)], lower=lower, upper=upper, kind=kinds, mutable=mutable, relations=relations, groups=groups)
+    return x, replace(space, missing=missing), PriceTable(prices=prices, groups=group_prices)

@@ -14,7 +14,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from carbide.models.trees import Ensemble
-from carbide.types import Array, Linear, PriceTable, Ratio, Space
+from carbide.space.prices import group_moves
+from carbide.types import Array, Implication, Linear, Price, PriceTable, Ratio, Space
 
 MARGIN = 1e-7  # how far below the cutoff the sum must be, above the solver's own tolerance
 
@@ -48,21 +49,34 @@ def pieces(f: int, x0: Array, cuts: Array, prices: PriceTable, space: Space) -> 
     found = [stay]
     if space.step[f] > 0:  # whole numbers one by one
         for w in np.arange(low, high + 0.5, space.step[f]):
-            rate = price.up if w > v else price.down
-            if w != v and np.isfinite(rate):
-                found.append(Piece(low=w, high=w, constant=price.fixed + rate * abs(w - v), slope=0.0))
+            paid = _paid(price, v, w)
+            if w != v and np.isfinite(paid):
+                found.append(Piece(low=w, high=w, constant=paid, slope=0.0))
         return found
     for way, rate, first, last in ((1, price.up, v, high), (-1, price.down, low, v)):
-        if np.isfinite(rate) and first < last:
+        steps = price.up_steps if way > 0 else price.down_steps
+        if steps and first < last:
+            edges = sorted({first, last, *(c for c in (*cuts, *(v + way * by for by, _ in steps)) if first < c < last)})
+            pairs = [Piece(low=a, high=b, constant=_paid(price, v, (a + b) / 2), slope=0.0) for a, b in itertools.pairwise(edges)]
+            found += [p for p in pairs if np.isfinite(p.constant)]
+        elif np.isfinite(rate) and first < last:
             edges = [first, *(c for c in cuts if first < c < last), last]
             found += [Piece(low=a, high=b, constant=price.fixed - way * rate * v, slope=way * rate) for a, b in itertools.pairwise(edges)]
     return found
 
 
+def _paid(price: Price, v: float, w: float) -> float:
+    """What moving a number from v to w costs by its price a unit or its stairs."""
+    steps, rate = (price.up_steps, price.up) if w > v else (price.down_steps, price.down)
+    if steps:
+        return price.fixed + next((paid for by, paid in steps if abs(w - v) <= by + 1e-12), np.inf)
+    return price.fixed + (rate * abs(w - v) if rate and w != v else 0.0)
+
+
 def cheapest(ensemble: Ensemble, x0: Array, prices: PriceTable, space: Space, *, cutoff: float, time_limit: float = 60.0) -> float:
     """The least cost of a row whose sum of leaves for class 1 is below ``cutoff``; inf if there is none.
 
-    Relations may be ``Linear`` or ``Ratio`` with a fixed denominator; the clean row keeps them.
+    Relations may be ``Linear`` or ``Ratio`` with a fixed denominator, which the clean row keeps, and ``Implication``.
     """
     column = -1 if ensemble.value.shape[1] > 1 else 0
     ratios = {r.target: r for r in space.relations if isinstance(r, Ratio)}
@@ -72,12 +86,21 @@ def cheapest(ensemble: Ensemble, x0: Array, prices: PriceTable, space: Space, *,
         own = ensemble.threshold[ensemble.feature == f]
         linked = [ensemble.threshold[ensemble.feature == t] * x0[r.denominator] for t, r in ratios.items() if r.numerator == f]
         bounds = [np.array([space.lower[t], space.upper[t]]) * x0[r.denominator] for t, r in ratios.items() if r.numerator == f]
-        return np.unique(np.concatenate([own, *linked, *bounds]))
+        ends = [b for r in space.relations if isinstance(r, Implication) for g, *pair in ((r.cause, r.at_least, r.at_most), (r.effect, r.lower, r.upper))
+                if g == f for b in pair if np.isfinite(b)]  # fmt: skip
+        return np.unique(np.concatenate([own, *linked, *bounds, ends]))
 
     options: dict[int, list[Piece]] = {}
     for f in range(len(x0)):
         if driver[f] == f:
             options[f] = [p for p in pieces(f, x0, cuts_of(f), prices, space) if _in_bounds(p, f, x0, ratios, space)]
+    grouped = group_moves(prices, space)
+    for number, moves in grouped.items():
+        for m, f in enumerate(space.groups[number]):
+            paid = moves[int(x0[list(space.groups[number])].argmax()), m]
+            options[f] = [Piece(low=0.0, high=0.0, constant=0.0, slope=0.0)]
+            if np.isfinite(paid):
+                options[f].append(Piece(low=1.0, high=1.0, constant=float(paid), slope=0.0))
     program = _Program()
     chosen = {f: [program.variable(0, 1, whole=True, cost=p.constant) for p in found] for f, found in options.items()}
     values = {f: [program.variable(min(p.low, 0), max(p.high, 0), cost=p.slope) for p in found] for f, found in options.items()}
@@ -92,6 +115,19 @@ def cheapest(ensemble: Ensemble, x0: Array, prices: PriceTable, space: Space, *,
             for f, c in zip(r.features, r.coefficients, strict=True):
                 terms |= dict.fromkeys(values[f], c)
             program.row(terms, -np.inf, r.upper)
+        if isinstance(r, Implication):
+            when, then = ([z for p, z in zip(options[f], chosen[f], strict=True) if low <= p.inside <= high]
+                          for f, low, high in ((r.cause, r.at_least, r.at_most), (r.effect, r.lower, r.upper)))  # fmt: skip
+            asked = {**dict.fromkeys(when, 1.0), **dict.fromkeys(then, -1.0)}
+            if r.at_least <= x0[r.cause] <= r.at_most and not r.lower <= x0[r.effect] <= r.upper:  # broken as it stands: both may stay
+                both = program.variable(0, 1)
+                asked[both] = -1.0
+                for f in (r.cause, r.effect):
+                    stays = [z for p, z in zip(options[f], chosen[f], strict=True) if p.low == p.high == x0[f]]
+                    program.row({both: 1.0, **dict.fromkeys(stays, -1.0)}, -np.inf, 0)
+            program.row(asked, -np.inf, 0)
+    for number in grouped:
+        program.row({v: 1.0 for f in space.groups[number] for v in values[f]}, 1, 1)
     total: dict[int, float] = {}
     for root in ensemble.roots:
         total |= _tree(program, ensemble, int(root), options, chosen, driver, ratios, x0, column)

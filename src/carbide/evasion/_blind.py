@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from carbide.types import BLACK_BOX, Access, Array, Dataset, Model, PriceTable, Ratio, Recipe, Rng, Space, digest
+from carbide.types import BLACK_BOX, Access, Array, Dataset, Model, PriceTable, Ratio, Recipe, Rng, Space, Sum, digest
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,6 +100,11 @@ def one_way(space: Space, prices: PriceTable) -> Array:
     for relation in space.relations:
         if isinstance(relation, Ratio):
             way[relation.target] = way[relation.numerator] if not way[relation.denominator] else 0
+        if isinstance(relation, Sum):
+            ways = {
+                int(way[f] * np.sign(c)) for f, c in zip(relation.features, relation.coefficients, strict=True) if up[f] < np.inf or down[f] < np.inf
+            }
+            way[relation.target] = ways.pop() if len(ways) == 1 else 0
     return way
 
 

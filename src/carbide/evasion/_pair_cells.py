@@ -18,7 +18,8 @@ from scipy.sparse import csr_matrix
 from carbide.evasion._pair_search import Leaves, Moves, leaf_boxes
 from carbide.evasion._tree_search.layout import Forest
 from carbide.space.prices import matrices, price_arrays
-from carbide.types import Array, Linear, PriceTable, Ratio, Space
+from carbide.space.relations import recomputed, targets_of
+from carbide.types import Array, Linear, PriceTable, Ratio, Space, Sum
 
 CHOICES = 64  # values of parts of ratios that are tried
 WIDE = 1e6  # ranges over which a program can tell a move from none
@@ -143,7 +144,7 @@ def _moves(space: Space, moved: dict[int, int], prices: PriceTable | None, low: 
     tables = {} if prices is None else matrices(prices, space)
     wide = max([len(low[f]) for f in feature if f in tables], default=1)
     table = np.full((k, wide, wide), np.inf)
-    targets = {r.target for r in space.relations if isinstance(r, Ratio)}
+    targets = set(targets_of(space))
     for i, f in enumerate(feature):
         lows[i, : len(low[f])], highs[i, : len(low[f])] = low[f], high[f]
         if f in tables:
@@ -242,9 +243,11 @@ def _solved(cells: PairCells, values: list[tuple[float, float]], fixed: dict[int
     there = [[(f, 1.0) for f in range(d)], [(d + int(moves.axis_of[f]) if moves.axis_of[f] >= 0 else f, 1.0) for f in range(d)]]
     for at in ([a for a, _ in side] for side in there):
         for r in space.relations:
-            if isinstance(r, Linear):
-                rows.add([(at[f], c) for f, c in zip(r.features, r.coefficients, strict=True)], -np.inf, r.upper)
-            else:
+            if isinstance(r, Linear | Sum):
+                row = [(at[f], c) for f, c in zip(r.features, r.coefficients, strict=True)]
+                rows.add([*row, (at[r.target], -1.0)] if isinstance(r, Sum) else row, 0.0 if isinstance(r, Sum) else -np.inf,
+                         0.0 if isinstance(r, Sum) else r.upper)  # fmt: skip
+            elif isinstance(r, Ratio):  # implications are no part of the program: a pair that breaks one is not confirmed
                 rows.add([(at[r.target], fixed[at[r.denominator]]), (at[r.numerator], -1.0)], 0.0, 0.0)
         for group in space.groups:
             rows.add([(at[f], 1.0) for f in group], 1.0, 1.0)
@@ -280,6 +283,6 @@ def _solved(cells: PairCells, values: list[tuple[float, float]], fixed: dict[int
     )
     for side in (row, changed):
         for r in space.relations:
-            if isinstance(r, Ratio):
-                side[r.target] = side[r.numerator] / side[r.denominator]
+            if isinstance(r, Ratio | Sum):
+                side[r.target] = recomputed(side[None], r)[0]
     return Pair(row, changed)

@@ -32,8 +32,8 @@ from carbide.evasion._tree_search import cutoff, search
 from carbide.evasion._tree_search.search import _binary, _slack
 from carbide.evasion.audit.cheapest_tree import CheapestTree, same_answers, trees_of
 from carbide.space.membership import allowed, cost
-from carbide.space.relations import holds
-from carbide.types import Array, FeatureBudget, InputError, Kind, PriceTable, Ratio, Rng, Space
+from carbide.space.relations import holds, parts_of, recomputed, targets_of
+from carbide.types import Array, FeatureBudget, InputError, Kind, PriceTable, Ratio, Rng, Space, Sum
 
 DIRECTIONS = {"rises": 1, "falls": -1}
 PAIRS = 20_000_000  # pairs of leaves that are held at once
@@ -165,7 +165,7 @@ def _among(claim: NeverFlips, model: Any, boxes: int) -> ClaimVerdict:
 
 
 def _only(claim: NeverFlips) -> PriceTable:
-    return replace(claim.prices, prices={name: claim.prices.prices[name] for name in claim.features})
+    return replace(claim.prices, prices={name: claim.prices.prices[name] for name in claim.features}, groups={})
 
 
 def _scores(model: Any, row: Array, changed: Array) -> tuple[float, float]:
@@ -244,9 +244,8 @@ class _Task:
         grid = np.repeat(self.rows, len(values), axis=0)
         grid[:, f] = np.tile(values, len(self.rows))
         for r in self.space.relations:
-            if isinstance(r, Ratio) and r.target in self.moved:
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    grid[:, r.target] = grid[:, r.numerator] / grid[:, r.denominator]
+            if isinstance(r, Ratio | Sum) and r.target in self.moved:
+                grid[:, r.target] = recomputed(grid, r)
         good = self._exists(grid) if self.space.relations else np.ones(len(grid), bool)
         score = np.full(len(grid), np.nan)
         score[good] = self.trees.margins(grid[good])[:, -1]
@@ -336,9 +335,9 @@ def _monotone_moves(claim: Monotone, space: Space) -> dict[int, int]:
     f = space.index(claim.feature)
     if space.kind[f] in (Kind.CATEGORICAL, Kind.ONE_HOT):
         raise InputError(f"monotone names {claim.feature!r}, whose values are categories without an order; name a number")
-    if any(isinstance(r, Ratio) and r.target == f for r in space.relations):
-        raise InputError(f"monotone names {claim.feature!r}, a ratio that follows its parts; name its numerator or denominator")
-    follow = [r.target for r in space.relations if isinstance(r, Ratio) and f in (r.numerator, r.denominator)]
+    if f in targets_of(space):
+        raise InputError(f"monotone names {claim.feature!r}, a ratio or sum that follows its parts; name one of those")
+    follow = [r.target for r in space.relations if isinstance(r, Ratio | Sum) and f in parts_of(r)]
     return {f: DIRECTIONS[claim.direction], **dict.fromkeys(follow, 0)}
 
 
@@ -351,11 +350,11 @@ def _priced_moves(claim: NeverFlips, space: Space) -> dict[int, int]:
             raise InputError(f"never_flips names {name!r}, which cannot change in the space; leave it out")
         if space.kind[f] == Kind.ONE_HOT:
             raise InputError(f"never_flips names {name!r} of a one-hot group; make the group one categorical column")
-        ways = {1: math.isfinite(price.up), -1: math.isfinite(price.down)}
+        ways = {1: math.isfinite(price.up) or bool(price.up_steps), -1: math.isfinite(price.down) or bool(price.down_steps)}
         if price.matrix is None and not any(ways.values()):
             raise InputError(f"never_flips names {name!r}, which its price table lets go nowhere; give it a price up or down")
         moved[f] = 0 if price.matrix is not None or all(ways.values()) else 1 if ways[1] else -1
-    follow = [r.target for r in space.relations if isinstance(r, Ratio) and {r.numerator, r.denominator} & set(moved)]
+    follow = [r.target for r in space.relations if isinstance(r, Ratio | Sum) and set(parts_of(r)) & set(moved)]
     return {**moved, **dict.fromkeys(follow, 0)}
 
 

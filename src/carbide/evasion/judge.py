@@ -427,7 +427,10 @@ def _headline(case: Case, threat: Threat, tally: _Tally, metric: str, ran: list[
     if isinstance(threat, FeatureBudget) and threat.prices.gain is not None:
         at = tally.data.space.index(threat.prices.gain)
         paid = np.where(tally.unknown & ~tally.broken, 0.0, tally.cost)
-        found += money_findings(found[0], threat.prices.currency, tally.data.x[:, at], paid, tally.witness[:, at])
+        gain, kept = tally.data.x[:, at], tally.witness[:, at]
+        if threat.prices.follows:  # what the changed row earns less is a price, too
+            paid = np.where(np.isfinite(paid), np.maximum(paid + gain - kept, 0.0), paid)
+        found += money_findings(found[0], threat.prices.currency, gain, paid, kept)
     return tuple(found)
 
 

@@ -8,11 +8,15 @@ A table's file lists its features in the order of the columns; only ``name`` is 
                   {"name": "card_yes", "kind": "one-hot"}, {"name": "card_no", "kind": "one-hot"}],
      "groups": [["card_yes", "card_no"]],
      "relations": [{"linear": {"min": 1, "avg": -1}, "upper": 0},
-                   {"target": "avg", "numerator": "total", "denominator": "visits"}]}
+                   {"target": "avg", "numerator": "total", "denominator": "visits"},
+                   {"target": "total", "sum": {"fees": 1, "goods": 1}},
+                   {"if": {"new_device": {"equals": 1}}, "then": {"device_age": {"at_most": 0}}}]}
 
 Kinds are ``real`` (the default), ``integer``, ``categorical`` (codes 0 .. k - 1 of its categories; a category ``(other)`` takes
 texts that are not listed) and ``one-hot`` (0 or 1, and each belongs to one group). A bound that is left out or null is no
-bound; ``step`` 0 means continuous. The first relation says ``1 * min - 1 * avg <= 0``, the second ``avg = total / visits``.
+bound; ``step`` 0 means continuous; ``missing`` true: a changed row may lack the value. The first relation says ``1 * min - 1 * avg <= 0``, the
+second ``avg = total / visits``, the third ``total = fees + goods``; both follow when their parts change. The last holds device_age at 0 wherever
+new_device is 1; either side takes ``at_least``, ``at_most`` or ``equals``. The keys of a price table (``carbide.space.prices``) may stand in the file too.
 An image's file says ``{"image": [channels, height, width], "lower": 0, "upper": 1}``; ``lower``, ``upper``, ``step`` and ``mutable``
 may also be nested lists of that shape.
 
@@ -32,12 +36,13 @@ from typing import Any
 import numpy as np
 
 from carbide.run import write_whole
-from carbide.types import Array, InputError, Kind, Linear, Ratio, Relation, Space
+from carbide.types import Array, Implication, InputError, Kind, Linear, Ratio, Relation, Space, Sum
 
 KINDS = {"real": Kind.REAL, "integer": Kind.INTEGER, "categorical": Kind.CATEGORICAL, "one-hot": Kind.ONE_HOT}
 NAMES = {kind: name for name, kind in KINDS.items()}
-FEATURE_KEYS = ("name", "kind", "lower", "upper", "step", "mutable", "categories")
+FEATURE_KEYS = ("name", "kind", "lower", "upper", "step", "mutable", "categories", "missing")
 TABLE_KEYS = ("features", "groups", "relations")
+SIDE_KEYS = ("at_least", "at_most", "equals")
 IMAGE_KEYS = ("image", "lower", "upper", "step", "mutable")
 PIXELS = 50_000_000
 
@@ -122,7 +127,10 @@ def _number(value: Any, where: str, default: float) -> float:
 
 
 def _table(raw: Mapping[str, Any]) -> Space:
-    _known(raw, TABLE_KEYS, "the file")
+    from carbide.space.prices import KEYS, load_prices
+
+    priced = {key: raw[key] for key in KEYS if key in raw}
+    _known({key: value for key, value in raw.items() if key not in priced}, TABLE_KEYS, "the file")
     features = raw.get("features")
     if not isinstance(features, list) or not features:
         raise InputError("it lists no features; add features: [{name: ...}, ...] in the order of the columns")
@@ -135,6 +143,7 @@ def _table(raw: Mapping[str, Any]) -> Space:
     space = Space(shape=(len(names),), names=tuple(names), groups=groups, categories={p["name"]: p["categories"] for p in parsed if p["categories"]},
                   kind=np.array([p["kind"] for p in parsed], np.int8), mutable=np.array([p["mutable"] for p in parsed], bool),
                   **{key: np.array([p[key] for p in parsed], float) for key in ("lower", "upper", "step")},
+                  missing=np.array([p["missing"] for p in parsed], bool) if any(p["missing"] for p in parsed) else None,
                   relations=_relations(raw.get("relations", []), names))  # fmt: skip
     for number, relation in enumerate(space.relations):
         _possible(relation, space, number)
@@ -145,6 +154,8 @@ def _table(raw: Mapping[str, Any]) -> Space:
             raise InputError(
                 f"relations {', '.join(map(str, clash))} contradict each other: no row within the bounds keeps them all; correct one of them"
             )
+    if priced:
+        load_prices(priced, space)  # the file says prices too: what is wrong with them is said now
     return space
 
 
@@ -172,7 +183,13 @@ def _feature(raw: Any, number: int) -> dict[str, Any]:
     mutable = raw.get("mutable", True)
     if not isinstance(mutable, bool):
         raise InputError(f"{where}: mutable is {mutable!r}; write true or false")
-    return {"name": raw["name"].strip(), "kind": kind, "lower": lower, "upper": upper, "step": step, "mutable": mutable, "categories": categories}
+    missing = raw.get("missing", False)
+    if not isinstance(missing, bool):
+        raise InputError(f"{where}: missing is {missing!r}; write true if a changed row may lack the value, else false")
+    if missing and kind == Kind.ONE_HOT:
+        raise InputError(f"{where}: missing is true, but a one-hot group has exactly one 1; leave it out")
+    return {"name": raw["name"].strip(), "kind": kind, "lower": lower, "upper": upper, "step": step, "mutable": mutable, "categories": categories,
+            "missing": missing}  # fmt: skip
 
 
 def _steps(kind: Kind, lower: float, upper: float, step: float, where: str) -> None:
@@ -235,25 +252,70 @@ def _relations(raw: Any, names: list[str]) -> tuple[Relation, ...]:
 def _relation(raw: Any, names: list[str], where: str) -> Relation:
     if isinstance(raw, Mapping) and "linear" in raw:
         _known(raw, ("linear", "upper"), where)
-        terms = raw["linear"]
-        if not isinstance(terms, Mapping) or not terms or "upper" not in raw or raw["upper"] is None:
+        if not isinstance(raw["linear"], Mapping) or not raw["linear"] or "upper" not in raw or raw["upper"] is None:
             raise InputError(f"{where} is {str(dict(raw))[:120]}; give linear: {{feature: coefficient}} and upper: a number")
-        columns = tuple(_column(name, names, where) for name in terms)
-        coefficients = tuple(_number(c, f"{where}: coefficient of {name}", math.nan) for name, c in terms.items())
-        if any(math.isnan(c) for c in coefficients):
-            raise InputError(f"{where}: a coefficient is null; give a number")
+        columns, coefficients = _terms(raw["linear"], names, where)
         return Linear(features=columns, coefficients=coefficients, upper=_number(raw["upper"], f"{where}: upper", 0.0))
     if isinstance(raw, Mapping) and {"target", "numerator", "denominator"} == set(raw):
         found = Ratio(**{key: _column(raw[key], names, where) for key in ("target", "numerator", "denominator")})
         if len({found.target, found.numerator, found.denominator}) < 3:
             raise InputError(f"{where} uses one feature twice; a ratio has three different ones")
         return found
-    raise InputError(f"{where} is {str(raw)[:120]}; give {{linear: ..., upper: ...}} or {{target: ..., numerator: ..., denominator: ...}}")
+    if isinstance(raw, Mapping) and {"target", "sum"} == set(raw):
+        columns, coefficients = _terms(raw["sum"], names, where)
+        target = _column(raw["target"], names, where)
+        if target in columns:
+            raise InputError(f"{where}: {names[target]!r} is a part of its own sum; give it parts of their own")
+        return Sum(target=target, features=columns, coefficients=coefficients)
+    if isinstance(raw, Mapping) and {"if", "then"} == set(raw):
+        (cause, *when), (effect, *then) = (_side(raw[key], names, f"{where}: {key}") for key in ("if", "then"))
+        if cause == effect:
+            raise InputError(f"{where} names {names[cause]!r} on both sides; give its bounds to the feature, or name two features")
+        return Implication(cause=cause, effect=effect, at_least=when[0], at_most=when[1], lower=then[0], upper=then[1])
+    raise InputError(
+        f"{where} is {str(raw)[:120]}; give {{linear: ..., upper: ...}}, {{target: ..., numerator: ..., denominator: ...}}, {{target: ..., sum: ...}} "
+        "or {if: ..., then: ...}"
+    )
+
+
+def _terms(terms: Any, names: list[str], where: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Columns and coefficients of {feature: coefficient}."""
+    if not isinstance(terms, Mapping) or not terms:
+        raise InputError(f"{where}: its terms are {str(terms)[:80]}; give {{feature: coefficient}}")
+    columns = tuple(_column(name, names, where) for name in terms)
+    coefficients = tuple(_number(c, f"{where}: coefficient of {name}", math.nan) for name, c in terms.items())
+    if any(math.isnan(c) for c in coefficients):
+        raise InputError(f"{where}: a coefficient is null; give a number")
+    return columns, coefficients
+
+
+def _side(raw: Any, names: list[str], where: str) -> tuple[int, float, float]:
+    """One side of an implication: the column and the least and largest value."""
+    if not isinstance(raw, Mapping) or len(raw) != 1 or not all(isinstance(side, Mapping) and side for side in raw.values()):
+        raise InputError(f'{where} is {str(raw)[:80]}; name one feature, e.g. {{"new_device": {{"equals": 1}}}}')
+    ((name, said),) = raw.items()
+    _known(said, SIDE_KEYS, where)
+    column, ends = _column(name, names, where), {key: _number(value, f"{where}: {key}", math.nan) for key, value in said.items()}
+    if any(math.isnan(end) for end in ends.values()):
+        raise InputError(f"{where}: a bound of {name} is null; give a number, or leave the key out")
+    if "equals" in ends:
+        if len(ends) > 1:
+            raise InputError(f"{where}: {name} has equals and another bound; keep one")
+        return column, ends["equals"], ends["equals"]
+    low, high = ends.get("at_least", -math.inf), ends.get("at_most", math.inf)
+    if low > high:
+        raise InputError(f"{where}: {name} is at_least {low:g} and at_most {high:g}, which nothing is; swap them")
+    return column, low, high
 
 
 def _possible(relation: Relation, space: Space, number: int) -> None:
-    """Refuse a linear relation that no row within the bounds can obey."""
-    if isinstance(relation, Ratio):
+    """Refuse a linear relation or an implication that no row within the bounds can obey."""
+    if isinstance(relation, Implication):
+        always = relation.at_least <= space.lower[relation.cause] and space.upper[relation.cause] <= relation.at_most
+        if always and (relation.lower > space.upper[relation.effect] or relation.upper < space.lower[relation.effect]):
+            raise InputError(f"relation {number} cannot hold: within its bounds {space.name(relation.cause)} always asks that "
+                             f"{space.name(relation.effect)} lie outside its own; correct one of them")  # fmt: skip
+    if not isinstance(relation, Linear):
         return
     least = 0.0
     for j, c in zip(relation.features, relation.coefficients, strict=True):
@@ -307,6 +369,8 @@ def table_json(space: Space) -> dict[str, Any]:
         one["mutable"] = bool(space.mutable[j])
         if space.name(j) in space.categories:
             one["categories"] = list(space.categories[space.name(j)])
+        if space.missing is not None and space.missing[j]:
+            one["missing"] = True
         features.append(one)
     raw: dict[str, Any] = {"features": features}
     if space.groups:
@@ -319,7 +383,17 @@ def table_json(space: Space) -> dict[str, Any]:
 def _relation_json(relation: Relation, space: Space) -> dict[str, Any]:
     if isinstance(relation, Ratio):
         return {"target": space.name(relation.target), "numerator": space.name(relation.numerator), "denominator": space.name(relation.denominator)}
-    return {"linear": {space.name(j): c for j, c in zip(relation.features, relation.coefficients, strict=True)}, "upper": relation.upper}
+    if isinstance(relation, Implication):
+        when, then = _side_json(relation.at_least, relation.at_most), _side_json(relation.lower, relation.upper)
+        return {"if": {space.name(relation.cause): when}, "then": {space.name(relation.effect): then}}
+    terms = {space.name(j): c for j, c in zip(relation.features, relation.coefficients, strict=True)}
+    return {"target": space.name(relation.target), "sum": terms} if isinstance(relation, Sum) else {"linear": terms, "upper": relation.upper}
+
+
+def _side_json(low: float, high: float) -> dict[str, Any]:
+    if low == high:
+        return {"equals": _plain(low)}
+    return {key: _plain(end) for key, end in (("at_least", low), ("at_most", high)) if math.isfinite(end)}
 
 
 def _plain(value: float) -> float | int | None:

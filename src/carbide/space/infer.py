@@ -1,7 +1,7 @@
 """Guesses the space of a table from its training rows, and says the guess in plain words for a person to confirm.
 
 Whole-valued columns are integers, sets of 0/1 columns that add up to one are one-hot groups, bounds are the seen range with
-a margin, and ``min <= avg <= max`` is kept where the names say so and every row obeys.
+a margin, and ``min <= avg <= max`` is kept where the names say so and every row obeys. A column that lacks values somewhere may lack them in changed rows, too.
 
 >>> import numpy as np
 >>> space = infer_space(np.array([[1.0, 0.5], [3.0, 0.7]]), names=("visits", "share"))
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from carbide.types import Array, Dataset, InputError, Kind, Linear, Ratio, Relation, Space
+from carbide.types import Array, Dataset, Implication, InputError, Kind, Linear, Ratio, Relation, Space, Sum
 
 MARGIN = 0.1  # of the seen range, added on each side
 ROLES = {"min": "min", "minimum": "min", "avg": "avg", "mean": "avg", "average": "avg", "max": "max", "maximum": "max"}
@@ -53,7 +53,8 @@ def infer_space(data: Any, *, names: Sequence[str] = (), margin: float = MARGIN)
     if known is not None:
         lower, upper = np.where(categorical, known.lower, lower), np.where(categorical, known.upper, upper)
     relations = (*_ordered(x, names), *_ratios(x, names, kind))
-    bare = Space.table(names, lower=lower, upper=upper, kind=kind, groups=groups, relations=relations)
+    gone = np.isnan(x).any(0)
+    bare = replace(Space.table(names, lower=lower, upper=upper, kind=kind, groups=groups, relations=relations), missing=gone if gone.any() else None)
     return bare if known is None else replace(bare, categories=dict(known.categories))
 
 
@@ -184,7 +185,7 @@ def describe_space(space: Space) -> str:
             said += f", one of {len(listed)}: {', '.join(c or '(empty)' for c in listed[:6])}{', ...' if len(listed) > 6 else ''}"
         elif space.kind[j] != Kind.ONE_HOT:
             said += f" from {space.lower[j]:g} to {space.upper[j]:g}" + (f" in steps of {space.step[j]:g}" if space.step[j] not in (0, 1) else "")
-        lines.append(f"  {space.name(j)}: {said}{'' if space.mutable[j] else '; the attacker cannot change it'}")
+        lines.append(f"  {space.name(j)}: {said}{_caveats(space, j)}")
     for number, group in enumerate(space.groups):
         lines.append(f"exactly one is 1 (group {number + 1}): {', '.join(space.name(j) for j in group)}")
     lines += [f"always: {relation_words(relation, space)}" for relation in space.relations]
@@ -195,10 +196,31 @@ def relation_words(relation: Relation, space: Space) -> str:
     """A relation as a formula over feature names."""
     if isinstance(relation, Ratio):
         return f"{space.name(relation.target)} = {space.name(relation.numerator)} / {space.name(relation.denominator)}"
+    if isinstance(relation, Implication):
+        when, then = (_range_words(space.name(f), low, high) for f, low, high in (
+            (relation.cause, relation.at_least, relation.at_most), (relation.effect, relation.lower, relation.upper)))  # fmt: skip
+        return f"if {when}, then {then}"
+    if isinstance(relation, Sum):
+        return f"{space.name(relation.target)} = {_terms_words(relation, space)}"
     if relation.upper == 0 and relation.coefficients == (1.0, -1.0):
         return f"{space.name(relation.features[0])} <= {space.name(relation.features[1])}"
+    return f"{_terms_words(relation, space)} <= {relation.upper:g}"
+
+
+def _terms_words(relation: Linear | Sum, space: Space) -> str:
     terms = " ".join(
         f"{'-' if c < 0 else '+'} {'' if abs(c) == 1 else f'{abs(c):g} '}{space.name(j)}"
         for j, c in zip(relation.features, relation.coefficients, strict=True)
     )
-    return f"{terms.removeprefix('+ ')} <= {relation.upper:g}"
+    return terms.removeprefix("+ ")
+
+
+def _range_words(name: str, low: float, high: float) -> str:
+    if low == high:
+        return f"{name} = {low:g}"
+    return f"{f'{low:g} <= ' if np.isfinite(low) else ''}{name}{f' <= {high:g}' if np.isfinite(high) else ''}"
+
+
+def _caveats(space: Space, j: int) -> str:
+    still = "" if space.mutable[j] else "; the attacker cannot change it"
+    return still + ("; a changed row may lack it" if space.missing is not None and space.missing.ravel()[j] and space.mutable[j] else "")

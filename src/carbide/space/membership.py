@@ -17,8 +17,8 @@ import numpy as np
 from carbide.space.balls import inside_ball
 from carbide.space.patches import inside_patch
 from carbide.space.prices import cost
-from carbide.space.relations import holds_where_changed
-from carbide.types import Array, FeatureBudget, InputError, LpBall, Patch, Ratio, Space, Threat
+from carbide.space.relations import holds_where_changed, targets_of
+from carbide.types import Array, FeatureBudget, InputError, LpBall, Patch, Space, Threat
 
 __all__ = ["allowed", "cost", "inside"]
 
@@ -42,18 +42,21 @@ def inside(x: Array, x0: Array, space: Space, threat: Threat) -> Array:
 
 
 def allowed(x: Array, x0: Array, space: Space) -> Array:
-    """Whether each changed row keeps bounds, steps, immutability, one-hot groups and relations, whatever it costs."""
+    """Whether each changed row keeps bounds, steps, immutability, one-hot groups and relations, and lacks only what may be missing, whatever it costs."""
     x, x0 = (np.asarray(part, float).reshape(len(part), space.lower.size) for part in (x, x0))
     changed = ~((x == x0) | (np.isnan(x) & np.isnan(x0)))
     lower, upper, step = space.lower.ravel(), space.upper.ravel(), space.step.ravel()
     mutable = space.mutable.ravel().copy()
-    mutable[[r.target for r in space.relations if isinstance(r, Ratio)]] = True
+    mutable[targets_of(space)] = True
     with np.errstate(invalid="ignore"):
         within = np.isfinite(x) & (x >= lower - SLACK * (1 + np.abs(lower))) & (x <= upper + SLACK * (1 + np.abs(upper)))
         anchor = np.where(np.isfinite(lower), lower, 0.0)
         steps = (x - anchor) / np.where(step > 0, step, 1.0)
         whole = (step == 0) | (np.abs(steps - np.round(steps)) <= 1e-6)
-    good = (~changed | (within & whole & mutable)).all(1)
+    real = within & whole
+    if space.missing is not None:
+        real |= np.isnan(x) & space.missing.ravel()
+    good = (~changed | (real & mutable)).all(1)
     for group in space.groups:
         columns = list(group)
         one = (np.isin(x[:, columns], (0.0, 1.0)).all(1)) & (x[:, columns].sum(1) == 1)

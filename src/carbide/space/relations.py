@@ -1,4 +1,4 @@
-"""Relations between features: which rows keep them, and ratios recomputed from their parts.
+"""Relations between features: which rows keep them, and ratios and sums recomputed from their parts.
 
 >>> import numpy as np
 >>> from carbide.types import Ratio, Space
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from carbide.types import Array, Linear, Ratio, Relation, Space
+from carbide.types import Array, Implication, Linear, Ratio, Relation, Space, Sum
 
 LINEAR_SLACK = 1e-9  # relative to the terms of the sum
 RATIO_SLACK = 1e-6  # relative to the ratio, as tables are often written with few digits
@@ -19,14 +19,33 @@ RATIO_SLACK = 1e-6  # relative to the ratio, as tables are often written with fe
 
 def features_of(relation: Relation) -> tuple[int, ...]:
     """The columns that a relation speaks of."""
-    return relation.features if isinstance(relation, Linear) else (relation.target, relation.numerator, relation.denominator)
+    if isinstance(relation, Linear):
+        return relation.features
+    if isinstance(relation, Implication):
+        return relation.cause, relation.effect
+    return relation.target, *parts_of(relation)
+
+
+def parts_of(relation: Ratio | Sum) -> tuple[int, ...]:
+    """The columns from which a target is recomputed."""
+    return relation.features if isinstance(relation, Sum) else (relation.numerator, relation.denominator)
+
+
+def targets_of(space: Space) -> list[int]:
+    """The columns that are recomputed from others, in the order of the relations."""
+    return [r.target for r in space.relations if isinstance(r, Ratio | Sum)]
 
 
 def keeps(x: Array, relation: Relation) -> Array:
-    """Whether each row of ``x`` ``(n, d)`` keeps one relation up to rounding; a row with NaN in it does not."""
-    if isinstance(relation, Ratio):
-        value, exact = x[:, relation.target], _ratio(x, relation)
+    """Whether each row of ``x`` ``(n, d)`` keeps one relation up to rounding (implications exactly); a row with NaN in it does not, but a
+    missing cause implies nothing."""
+    if isinstance(relation, Ratio | Sum):
+        value, exact = x[:, relation.target], recomputed(x, relation)
         return np.abs(value - exact) <= RATIO_SLACK * np.maximum(1.0, np.abs(exact))
+    if isinstance(relation, Implication):
+        cause, effect = x[:, relation.cause], x[:, relation.effect]
+        asked = (cause >= relation.at_least) & (cause <= relation.at_most)
+        return ~asked | ((effect >= relation.lower) & (effect <= relation.upper))
     terms = x[:, list(relation.features)] * np.asarray(relation.coefficients, float)
     return terms.sum(1) <= relation.upper + LINEAR_SLACK * (1.0 + np.abs(terms).sum(1) + abs(relation.upper))
 
@@ -49,16 +68,22 @@ def holds_where_changed(x: Array, x0: Array, space: Space) -> Array:
 
 
 def recompute(x: Array, space: Space) -> Array:
-    """The rows with every ratio recomputed from its parts, in the order of the relations; a ratio over 0 is left as it is."""
+    """The rows with every ratio and sum recomputed from its parts, in the order of the relations; a ratio over 0 is left as it is."""
     out = np.array(x, float)
     for relation in space.relations:
-        if isinstance(relation, Ratio):
-            exact = _ratio(out, relation)
+        if isinstance(relation, Ratio | Sum):
+            exact = recomputed(out, relation)
             out[:, relation.target] = np.where(np.isfinite(exact), exact, out[:, relation.target])
     return out
 
 
-def _ratio(x: Array, relation: Ratio) -> Array:
+def recomputed(x: Array, relation: Ratio | Sum) -> Array:
+    """What the parts in rows ``x`` ``(n, d)`` make of the target, ``(n,)``; NaN where that is no finite number."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        exact = x[:, relation.numerator] / x[:, relation.denominator]
+        if isinstance(relation, Ratio):
+            exact = x[:, relation.numerator] / x[:, relation.denominator]
+        else:
+            exact = np.zeros(len(x))
+            for f, c in zip(relation.features, relation.coefficients, strict=True):
+                exact = exact + c * x[:, f]
     return np.where(np.isfinite(exact), exact, np.nan)

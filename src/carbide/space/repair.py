@@ -16,7 +16,8 @@ from __future__ import annotations
 import numpy as np
 
 from carbide.space.membership import allowed
-from carbide.types import Array, Linear, Ratio, Space
+from carbide.space.relations import parts_of, recomputed
+from carbide.types import Array, Linear, Ratio, Space, Sum
 
 SLACK = 1e-9
 
@@ -34,7 +35,7 @@ def repair(x: Array, clean: Array, space: Space) -> Array:
         if isinstance(relation, Linear):
             _pull_back_(x, clean, relation, space)
     for relation in space.relations:
-        if isinstance(relation, Ratio):
+        if isinstance(relation, Ratio | Sum):
             _derive_(x, clean, relation)
     if space.groups or space.relations:  # relations that pull in different directions: give the row up
         x = np.where(allowed(x, clean, space)[:, None], x, clean)
@@ -80,10 +81,10 @@ def _pull_back_(x: Array, clean: Array, relation: Linear, space: Space) -> None:
     x[bad] = np.where(np.isin(np.arange(x.shape[1]), columns) & still[:, None], clean, trial)[bad]
 
 
-def _derive_(x: Array, clean: Array, relation: Ratio) -> None:
-    parts = [relation.numerator, relation.denominator]
-    void = x[:, relation.denominator] == 0
-    x[np.ix_(void, parts)] = clean[np.ix_(void, parts)]
+def _derive_(x: Array, clean: Array, relation: Ratio | Sum) -> None:
+    parts = list(parts_of(relation))
+    if isinstance(relation, Ratio):
+        void = x[:, relation.denominator] == 0
+        x[np.ix_(void, parts)] = clean[np.ix_(void, parts)]
     moved = (x[:, parts] != clean[:, parts]).any(1)
-    divisor = np.where(moved, x[:, relation.denominator], 1.0)
-    x[:, relation.target] = np.where(moved, x[:, relation.numerator] / divisor, clean[:, relation.target])
+    x[:, relation.target] = np.where(moved, recomputed(x, relation), clean[:, relation.target])

@@ -2,7 +2,8 @@
 
 ``search(ensemble, x, prices, space, threshold=..., budget=...)`` gives for every row the least price at which the attacker gets the
 trees' probability of class 1 below the threshold, and a row that does it. ``search_ball`` asks whether a ball holds a row of another
-class. Both return a ``SearchResult``; its ``lower`` is a proven lower bound, so the result is its own certificate.
+class. Both return a ``SearchResult``; its ``lower`` is a proven lower bound, so the result is its own certificate. ``best_profit`` asks for the
+evasion that earns the most less what it costs.
 
 >>> import numpy as np
 >>> from sklearn.tree import DecisionTreeClassifier
@@ -17,6 +18,7 @@ class. Both return a ``SearchResult``; its ``lower`` is a proven lower bound, so
 
 from __future__ import annotations
 
+from carbide.evasion._tree_search.profit import ProfitResult, best_profit
 from carbide.evasion._tree_search.search import SearchResult, cutoff, search, search_ball
 
-__all__ = ["SearchResult", "cutoff", "search", "search_ball"]
+__all__ = ["ProfitResult", "SearchResult", "best_profit", "cutoff", "search", "search_ball"]

@@ -9,6 +9,7 @@ from numba import njit
 
 from carbide.evasion._tree_search.layout import Axes, Forest, Ties
 from carbide.evasion._tree_search.narrow import FLIPPED, LEFT, MISSING, RIGHT
+from carbide.space.prices import REACH
 from carbide.types import Array
 
 
@@ -59,6 +60,12 @@ def price(axes, a, v, w):  # pragma: no cover - compiled
         if i != np.floor(i) or j != np.floor(j) or min(i, j) < 0 or max(i, j) >= axes.size[a]:
             return np.inf
         return axes.moves[axes.matrix[a] + int(i) * axes.size[a] + int(j)]
+    side = 2 * a if w > v else 2 * a + 1
+    if axes.stair[side + 1] > axes.stair[side]:
+        for k in range(axes.stair[side], axes.stair[side + 1]):
+            if abs(w - v) <= axes.stair_by[k] * (1 + REACH):
+                return axes.fixed[a] + axes.stair_paid[k]
+        return np.inf
     return rated(v, w, axes.up[a] if w > v else axes.down[a], axes.fixed[a], axes.power[a])
 
 
@@ -105,8 +112,40 @@ def last_below(t, below):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def _mapped(t, below):  # pragma: no cover - compiled
-    """The cut on the numerator that a cut on the ratio means; for a negative denominator the two sides change places."""
+def last_under(t, slope, rest):  # pragma: no cover - compiled
+    """The largest double v with ``slope * v + rest <= t``, for ``slope`` > 0."""
+    v = (t - rest) / slope
+    if not np.isfinite(v):
+        return v
+    while slope * v + rest > t:
+        v = np.nextafter(v, -np.inf)
+    while slope * np.nextafter(v, np.inf) + rest <= t:
+        v = np.nextafter(v, np.inf)
+    return v
+
+
+@njit(cache=True)
+def slope_of(axes, row, k):  # pragma: no cover - compiled
+    """Which way target k goes when its axis rises: the sign of the denominator or of the coefficient."""
+    return row[axes.link_below[k]] if axes.link_below[k] >= 0 else axes.link_slope[k]
+
+
+@njit(cache=True)
+def followed(axes, row, i, k, v):  # pragma: no cover - compiled
+    """The value of target k of row i where its axis is at v."""
+    return v / row[axes.link_below[k]] if axes.link_below[k] >= 0 else axes.link_slope[k] * v + axes.link_rest[i, k]
+
+
+@njit(cache=True)
+def _mapped(axes, row, i, k, t):  # pragma: no cover - compiled
+    """The cut on the axis that a cut t on its target k means; where the target falls as the axis rises the two sides change places."""
+    below = slope_of(axes, row, k)
+    if axes.link_below[k] < 0:
+        if below > 0:
+            return last_under(t, below, axes.link_rest[i, k])
+        # slope * v + rest <= t holds from the least v with -slope * v - rest >= -t on, so the cut lies just before that v.
+        v = -last_under(t, -below, axes.link_rest[i, k])
+        return np.nextafter(v, -np.inf) if np.isfinite(v) else v
     if below > 0:
         return last_below(t, below)
     # v / below <= t holds from the least v with v / -below >= -t on, so the cut lies just before that v.
@@ -115,24 +154,24 @@ def _mapped(t, below):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def _edges(axes, forest, row, a, cells):  # pragma: no cover - compiled
+def _edges(axes, forest, row, i, a, cells):  # pragma: no cover - compiled
     """The cuts along axis a in this row, ascending, into ``cells.edge``, the next doubles into ``above``; returns their number."""
     edge, above, mapped = cells.edge, cells.above, cells.mapped
     f = axes.feature[a]
     n = forest.start[f + 1] - forest.start[f]
     edge[:n], above[:n] = forest.cuts[forest.start[f] : forest.start[f + 1]], forest.above[forest.start[f] : forest.start[f + 1]]
     for k in range(axes.link_start[a], axes.link_start[a + 1]):  # merge the ratio's cuts, from the back
-        g, below = axes.link_target[k], row[axes.link_below[k]]
+        g, below = axes.link_target[k], slope_of(axes, row, k)
         first, last = forest.start[g], forest.start[g + 1]
         m = 0
         for j in range(first, last):
-            mapped[m] = _mapped(forest.cuts[j if below > 0 else first + last - 1 - j], below)
+            mapped[m] = _mapped(axes, row, i, k, forest.cuts[j if below > 0 else first + last - 1 - j])
             m += 1
-        i, j, to = n - 1, m - 1, n + m - 1
+        own, j, to = n - 1, m - 1, n + m - 1
         while j >= 0:
-            if i >= 0 and edge[i] > mapped[j]:
-                edge[to] = edge[i]
-                i -= 1
+            if own >= 0 and edge[own] > mapped[j]:
+                edge[to] = edge[own]
+                own -= 1
             else:
                 edge[to] = mapped[j]
                 j -= 1
@@ -172,32 +211,45 @@ def _fill(axes, a, v, low, high, home, at, cells):  # pragma: no cover - compile
 
 @njit(cache=True)
 def fill_cells(axes, forest, row, i, limit, cells, frozen):  # pragma: no cover - compiled
-    """Price the cells of row i that cost less than ``limit``, and place every cut; where ``frozen``, axes with ratios stay at home."""
+    """Price the cells of row i that cost less than ``limit``, and place every cut; where ``frozen``, axes with targets stay at home.
+
+    Returns what the cheapest cells cost: 0, or less where an axis earns. All prices are above that, and ``home`` is where it is met.
+    """
+    offset = 0.0
     for f in range(len(forest.start) - 1):
         if axes.axis_of[f] < 0:
             _decide(forest, row, f, cells)
-    for a in range(len(axes.feature)):
+    width = len(axes.feature)
+    for turn in range(2 * width):  # axes that earn first: what they bring, the others may spend
+        a = turn % width
+        if (axes.earns[a] != 0) != (turn < width):
+            continue
         v, start, f = row[axes.feature[a]], cells.start[a], axes.feature[a]
         cells.count[a], cells.home[a] = 1, 0
         cells.cost[start], cells.value[start], cells.low[start], cells.high[start] = 0.0, v, v, v
         held = np.isnan(v) or not np.isfinite(v)
         for k in range(axes.link_start[a], axes.link_start[a + 1]):
-            below = row[axes.link_below[k]]
+            below = slope_of(axes, row, k)
             held = held or frozen or below == 0 or not np.isfinite(below) or np.isnan(row[axes.link_target[k]])
+            held = held or not np.isfinite(axes.link_rest[i, k])
         if held:
             cells.count[a] = 0  # no way to move; the trees read the clean value itself
             _decide(forest, row, f, cells)
             for k in range(axes.link_start[a], axes.link_start[a + 1]):
                 _decide(forest, row, axes.link_target[k], cells)
             continue
-        n = _edges(axes, forest, row, a, cells)
+        n = _edges(axes, forest, row, i, a, cells)
         home = np.searchsorted(cells.edge[:n], v)
         low, high = axes.low[i, a], axes.high[i, a]
-        if axes.matrix[a] < 0 and axes.step[a] == 0 and axes.power[a] == 1 and not cells.tied[a] and low <= v <= high:
-            least, most = _straight(axes, a, v, low, high, n, home, limit, cells)
+        if axes.earns[a] != 0:
+            least, most, gained = _earning(axes, a, v, low, high, n, home, limit, cells)
+            offset += gained
+        elif axes.straight[a] and not cells.tied[a] and low <= v <= high:
+            least, most = _straight(axes, a, v, low, high, n, home, limit - offset, cells)
         else:
-            least, most = _reach(axes, a, v, low, high, n, home, limit, cells)
-        _place(axes, forest, row, a, least, most, n, cells)
+            least, most = _reach(axes, a, v, low, high, n, home, limit - offset, cells)
+        _place(axes, forest, row, i, a, least, most, n, cells)
+    return offset
 
 
 @njit(cache=True)
@@ -212,7 +264,7 @@ def _decide(forest, row, f, cells):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def _place(axes, forest, row, a, least, most, n, cells):  # pragma: no cover - compiled
+def _place(axes, forest, row, i, a, least, most, n, cells):  # pragma: no cover - compiled
     """Place the cuts of axis a and its ratios, of whose cells ``least .. most`` were kept, numbered by ``cells.rank``."""
     f, place, rank = axes.feature[a], cells.place, cells.rank
     alone = axes.link_start[a] == axes.link_start[a + 1]
@@ -224,12 +276,12 @@ def _place(axes, forest, row, a, least, most, n, cells):  # pragma: no cover - c
         place[c, 1] = rank[j]
         j += alone
     for k in range(axes.link_start[a], axes.link_start[a + 1]):
-        g, below = axes.link_target[k], row[axes.link_below[k]]
+        g, below = axes.link_target[k], slope_of(axes, row, k)
         first, last = forest.start[g], forest.start[g + 1]
         j = 0
         for m in range(first, last):
             c = m if below > 0 else first + last - 1 - m
-            edge = _mapped(forest.cuts[c], below)
+            edge = _mapped(axes, row, i, k, forest.cuts[c])
             while cells.edge[j] != edge:
                 j += 1
             if j < least or j >= most:
@@ -307,3 +359,58 @@ def _reach(axes, a, v, low, high, n, home, limit, cells):  # pragma: no cover - 
         cells.rank[j] = kept - 1
     cells.count[a] = kept
     return first, last
+
+
+@njit(cache=True)
+def _earning(axes, a, v, low, high, n, home, limit, cells):  # pragma: no cover - compiled
+    """As ``_reach`` for an axis whose value the attacker earns: every cell at its best value; returns the first and last cell and the least cost.
+
+    The least price less earnings of a cell is met at its ends or at a stair's end.
+    """
+    start, step, anchor, edges = cells.start[a], axes.step[a], axes.anchor[a], cells.edge
+    best = np.inf
+    for j in range(n + 1):
+        under, over = cells.above[j - 1] if j > 0 else -np.inf, edges[j] if j < n else np.inf
+        least, most, at = _grid_up(max(low, under), step, anchor), _grid_down(min(high, over), step, anchor), start + j
+        cells.cost[at], cells.low[at], cells.high[at] = np.inf, least, most
+        if j == home:
+            cells.cost[at], cells.value[at], cells.low[at], cells.high[at] = 0.0, v, min(least, v), max(most, v)
+            _try(axes, a, v, v, at, cells)
+        if not least <= most:
+            best = min(best, cells.cost[at])
+            continue
+        _try(axes, a, v, least, at, cells)
+        _try(axes, a, v, most, at, cells)
+        if axes.matrix[a] >= 0:
+            for m in range(axes.size[a]):
+                if least <= anchor + m <= most:
+                    _try(axes, a, v, anchor + m, at, cells)
+        for k in range(axes.stair[2 * a], axes.stair[2 * a + 2]):
+            w = v + axes.stair_by[k] if k < axes.stair[2 * a + 1] else v - axes.stair_by[k]
+            if np.isfinite(w):
+                w = _grid_down(w, step, anchor) if w > v else _grid_up(w, step, anchor)
+                if least <= w <= most:
+                    _try(axes, a, v, w, at, cells)
+        best = min(best, cells.cost[at])
+    kept, first, last, cheapest = 0, 0, 0, np.inf
+    for j in range(n + 1):
+        old = start + j
+        if (cells.cost[old] < limit and cells.cost[old] < np.inf) or cells.cost[old] == best:
+            if cells.cost[old] < cheapest:
+                cheapest, cells.home[a] = cells.cost[old], kept
+            if kept == 0:
+                first = j
+            last, to = j, start + kept
+            cells.cost[to], cells.value[to], cells.low[to], cells.high[to] = cells.cost[old] - best, cells.value[old], cells.low[old], cells.high[old]
+            kept += 1
+        cells.rank[j] = kept - 1
+    cells.count[a] = kept
+    return first, last, best
+
+
+@njit(cache=True)
+def _try(axes, a, v, w, at, cells):  # pragma: no cover - compiled
+    """Take w as the cell's value if it costs less, earnings taken off, than what is known."""
+    paid = price(axes, a, v, w) - axes.earns[a] * (w - v)
+    if np.isfinite(w) and paid < cells.cost[at]:
+        cells.cost[at], cells.value[at] = paid, w

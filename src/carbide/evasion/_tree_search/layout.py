@@ -20,7 +20,7 @@ class Forest(NamedTuple):
     ``node`` ``(m, 4)`` int32: number of the threshold among all ``cuts`` (-1 = leaf), left child, right child, whether NaN goes left. In place of
     a leaf's number, children and ``roots`` ``(t,)`` hold ``-number - 1``. ``value`` ``(m,)`` of leaves; ``cuts`` ``(c,)`` float64 ascending within feature f's ``start[f] : start[f + 1]``, and
     ``above`` the next larger doubles; ``base`` and ``single`` say how the library sums, ``largest`` how
-    large the sum of the leaves' sizes can be; ``shared``: whether any node has two parents.
+    large the sum of the leaves' sizes can be; ``shared``: whether any node has two parents. ``barred`` is what broken implications add at most.
     """
 
     node: Array
@@ -33,15 +33,19 @@ class Forest(NamedTuple):
     single: bool
     largest: float
     shared: bool
+    barred: float = 0.0
 
 
 class Axes(NamedTuple):
     """What the attacker can change, one entry an axis (``a`` axes).
 
     ``feature`` ``(a,)``; a move from v to w costs ``fixed + up * (w - v) ** power`` (or ``down`` for ``v > w``), or is read from
-    the matrix of ``size`` rows at ``matrix`` in ``moves``, whose first value is ``anchor``. ``step`` 0 = continuous, else values are
-    ``anchor + j * step``. Axis a moves the ratios ``link_start[a] : link_start[a + 1]`` of ``link_target`` over ``link_below``.
-    ``low`` and ``high`` ``(n, a)`` bound the changed values of each row; ``axis_of`` ``(d,)`` is a feature's axis or -1.
+    the matrix of ``size`` rows at ``matrix`` in ``moves``, whose first value is ``anchor``, or by stairs: way up (down) it is
+    ``fixed + stair_paid`` of the first of ``stair[2a] : stair[2a + 1]`` (``stair[2a + 1] : stair[2a + 2]``) whose ``stair_by`` is no less than the way.
+    ``step`` 0 = continuous, else values are ``anchor + j * step``. What the attacker ``earns`` a unit by raising the axis is taken off its price.
+    Axis a moves the targets ``link_start[a] : link_start[a + 1]`` of ``link_target``: ratios over column ``link_below`` or, where that is -1, sums
+    ``link_slope * v + link_rest[row]``. ``low`` and ``high`` ``(n, a)`` bound the changed values of each row; ``axis_of`` ``(d,)`` is a feature's
+    axis or -1; ``straight``: a real axis whose prices are linear on either side.
     """
 
     feature: Array
@@ -54,9 +58,16 @@ class Axes(NamedTuple):
     matrix: Array
     size: Array
     moves: Array
+    stair: Array
+    stair_by: Array
+    stair_paid: Array
+    earns: Array
+    straight: Array
     link_start: Array
     link_target: Array
     link_below: Array
+    link_slope: Array
+    link_rest: Array
     low: Array
     high: Array
     axis_of: Array

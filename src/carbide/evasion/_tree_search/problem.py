@@ -1,7 +1,8 @@
 """Turns a threat into the axes and ties of the search: what each row's attacker can change, at which price, under which relations.
 
-Relations that the search cannot keep exactly (both parts of a ratio changeable, whole numbers mixed with real ones, ...) are
-``hard``: the search then runs twice, once without them (a lower bound) and once with their features held still (an upper bound).
+A ratio or a sum one part of which changes follows that part. Relations that the search cannot keep exactly (both parts of a ratio changeable,
+whole numbers mixed with real ones, ...) are ``hard``: the search then runs twice, once without them (a lower bound) and once with their
+features held still (an upper bound). A sum of which several parts change is hard, and its lower bound keeps it as a relation where it can.
 """
 
 from __future__ import annotations
@@ -13,29 +14,33 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numba import njit
 
-from carbide.evasion._tree_search.cells import last_below
+from carbide.evasion._tree_search.cells import last_below, last_under
 from carbide.evasion._tree_search.layout import Axes, Ties
 from carbide.evasion._tree_search.ties import LARGEST, make_ties
-from carbide.space.prices import matrices, price_arrays
-from carbide.types import Array, InputError, Linear, LpBall, PriceTable, Ratio, Space
+from carbide.space.prices import matrices, stairs, unit_prices
+from carbide.space.relations import parts_of, targets_of
+from carbide.types import Array, InputError, Linear, LpBall, Price, PriceTable, Ratio, Space, Sum
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
     """Axes and ties for the rows they were made for, and the relations that are not kept exactly, in words.
 
-    A row's cost is the sum of what its axes cost or, if ``worst``, the largest of them.
+    A row's cost is the sum of what its axes cost or, if ``worst``, the largest of them. ``ties_sums``: sums are features among others, which
+    relations keep up to rounding.
     """
 
     axes: Axes
     ties: Ties
     hard: tuple[str, ...] = ()
     worst: bool = False
+    ties_sums: bool = False
 
 
 @dataclass(kw_only=True, eq=False)
 class _Prices:
-    """Prices of every feature ``(d,)`` and matrices by column; ``low`` and ``high`` ``(n, d)`` bound what each row's changed values may be."""
+    """Prices of every feature ``(d,)``, matrices and stairs by column, and what a unit of a column ``earns``; ``low`` and ``high`` ``(n, d)``
+    bound what each row's changed values may be."""
 
     up: Array
     down: Array
@@ -44,6 +49,8 @@ class _Prices:
     low: Array
     high: Array
     power: float = 1.0
+    steps: dict[int, Price] = field(default_factory=dict)
+    earns: dict[int, float] = field(default_factory=dict)
     corners: bool = True  # whether prices are such that a cheapest point of tied features is a corner
 
     def movable(self) -> set[int]:
@@ -54,85 +61,102 @@ class _Prices:
 class _Draft:
     """What is being put together: the axes' features, those that are free of charge, their links, the hard relations.
 
+    ``links`` are, by the feature that is followed, the target and the denominator or, in a sum, -1, the coefficient and the sum's other parts.
+    ``alike``: linear relations that stand for a sum.
     ``rims`` are relations in which nothing moves but one numerator and ratios that follow it: in each row they bound that numerator.
     """
 
     feature: list[int]
     free: set[int]
-    links: dict[int, list[tuple[int, int]]]
+    links: dict[int, list[tuple[int, int, float, Sum | None]]]
     hard: list[str]
+    alike: list[Linear] = field(default_factory=list)
     rims: list[tuple[int, Linear]] = field(default_factory=list)
 
 
 # What calls with the same prices share; spaces and price tables never change.
-PRICED: weakref.WeakKeyDictionary[Space, weakref.WeakKeyDictionary[PriceTable, tuple[Array, Array, Array, dict[int, Array]]]] = (
+PRICED: weakref.WeakKeyDictionary[Space, weakref.WeakKeyDictionary[PriceTable, tuple[Array, Array, Array, dict[int, Array], dict[int, Price]]]] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def budget_problem(x: Array, prices: PriceTable, space: Space, *, held: bool) -> Problem:
+def budget_problem(x: Array, prices: PriceTable, space: Space, *, held: bool, earns: float = 0.0) -> Problem:
     """The problem of rows ``x`` ``(n, d)`` under a price table; ``held`` says what becomes of hard relations.
 
+    ``earns``: what a unit of the table's gain brings the attacker in the changed row, taken off the prices.
+
     Raises:
-        InputError: if a one-hot group has prices or ratios feed on each other.
+        InputError: if ratios or sums feed on each other.
     """
     known = PRICED.setdefault(space, weakref.WeakKeyDictionary())
     if prices not in known:
-        known[prices] = (*price_arrays(prices, space), matrices(prices, space))
-    up, down, fixed, tables = known[prices]
+        known[prices] = (*unit_prices(prices, space), matrices(prices, space), stairs(prices, space))
+    up, down, fixed, tables, steps = known[prices]
+    up, down = up.copy(), down.copy()
+    for f, price in steps.items():  # what the steps cost is added to a price a unit of 0
+        up[f], down[f] = 0.0 if price.up_steps else up[f], 0.0 if price.down_steps else down[f]
+    gain = {space.index(prices.gain): earns} if earns and prices.gain is not None else {}
     low, high = (np.broadcast_to(bound.ravel(), x.shape).copy() for bound in (space.lower, space.upper))
-    return _problem(x, space, _Prices(up=up.copy(), down=down.copy(), fixed=fixed.copy(), tables=tables, low=low, high=high), held)
+    return _problem(x, space, _Prices(up=up, down=down, fixed=fixed.copy(), tables=tables, low=low, high=high, steps=steps, earns=gain), held)
 
 
-def ball_problem(x: Array, threat: LpBall, space: Space, *, held: bool) -> Problem:
+def ball_problem(x: Array, threat: LpBall, space: Space, *, held: bool, tables: dict[int, Array]) -> Problem:
     """The problem of rows ``x`` ``(n, d)`` in an Lp ball: costs are the norm of the change, squared for p = 2.
 
     As for priced changes, immutable features stay, steps and relations are kept, and ratios follow their parts. A row outside the
-    space's bounds has its bounds widened to hold it.
+    space's bounds has its bounds widened to hold it. ``tables`` price columns that stand for one-hot groups.
 
     Raises:
-        InputError: for one-hot groups, and for ratios unless p is inf.
+        InputError: for ratios and sums unless p is inf.
     """
     rate = np.where(space.mutable.ravel(), 0.0 if threat.p == 0 else 1.0, np.inf)
     low, high = np.fmin(space.lower.ravel(), x), np.fmax(space.upper.ravel(), x)
     if math.isinf(threat.p):
         low, high = np.fmax(low, x - threat.eps), np.fmin(high, x + threat.eps)
-    elif any(isinstance(r, Ratio) and np.isfinite(rate[[r.numerator, r.denominator]]).any() for r in space.relations):
-        raise InputError(f"a ratio's own change counts in an L{threat.p:g} ball, which the tree search cannot do; choose linf or a price table")
-    paid = _Prices(up=rate, down=rate, fixed=np.full(len(rate), 1.0 if threat.p == 0 else 0.0), tables={}, low=low, high=high,
+    elif any(isinstance(r, Ratio | Sum) and np.isfinite(rate[list(parts_of(r))]).any() for r in space.relations):
+        raise InputError(
+            f"a ratio's or sum's own change counts in an L{threat.p:g} ball, which the tree search cannot do; choose linf or a price table"
+        )
+    for f in tables:
+        low[:, f], high[:, f] = space.lower[f], space.upper[f]
+    paid = _Prices(up=rate, down=rate, fixed=np.full(len(rate), 1.0 if threat.p == 0 else 0.0), tables=tables, low=low, high=high,
                    power=2.0 if threat.p == 2 else 1.0, corners=threat.p in (0, 1))  # fmt: skip
     return replace(_problem(x, space, paid, held), worst=math.isinf(threat.p))
 
 
 def _problem(x: Array, space: Space, paid: _Prices, held: bool) -> Problem:
     movable = paid.movable()
-    for group in space.groups:
-        if movable & set(group):
-            raise InputError(
-                f"{space.name(group[0])} belongs to a one-hot group, which the tree search cannot change; make the group one categorical column"
-            )
+    movable -= {f for group in space.groups for f in group}  # a group that can be moved has a column of its own, and its members stay
     draft = _Draft(feature=[], free=set(), links={}, hard=[])
+    _check_chains(space)
     movable = _ratios(space, movable, draft, held)
+    movable = _sums(space, movable, draft, held)
+    for r in draft.alike:
+        paid.up[r.features[0]] = paid.down[r.features[0]] = paid.fixed[r.features[0]] = 0.0
     linear, movable = _linears(space, movable, paid, draft, held)
     draft.feature = sorted(movable | draft.free)
     groups = _tie(x, linear, movable, paid)
     _bound_ratios(x, draft, paid)
     for f, r in draft.rims:
-        _bound_rim(x, f, r, dict(draft.links.get(f, [])), paid)
+        _bound_rim(x, f, r, {target: below for target, below, _, part in draft.links.get(f, []) if part is None}, paid)
     for f in draft.free:
         paid.up[f] = paid.down[f] = paid.fixed[f] = 0.0
     ties = make_ties([[draft.feature.index(f) for f in g] for g, _ in groups], [t for _, t in groups], len(x))
-    return Problem(axes=_axes(space, draft, paid), ties=ties, hard=tuple(draft.hard))
+    return Problem(axes=_axes(x, space, draft, paid), ties=ties, hard=tuple(draft.hard), ties_sums=bool(draft.alike))
+
+
+def _check_chains(space: Space) -> None:
+    targets = targets_of(space)
+    for r in space.relations:
+        if isinstance(r, Ratio | Sum) and (targets.count(r.target) > 1 or set(parts_of(r)) & set(targets)):
+            raise InputError(f"{type(r).__name__.lower()} {space.name(r.target)} feeds on another ratio or sum; define it by features of its own")
 
 
 def _ratios(space: Space, movable: set[int], draft: _Draft, held: bool) -> set[int]:
     """Link each ratio to its numerator; a ratio whose denominator can change is hard."""
     ratios = [r for r in space.relations if isinstance(r, Ratio)]
-    targets = [r.target for r in ratios]
-    movable = movable - set(targets)
+    movable = movable - set(targets_of(space))
     for r in ratios:
-        if targets.count(r.target) > 1 or r.numerator in targets or r.denominator in targets:
-            raise InputError(f"ratio {space.name(r.target)} feeds on another ratio; define it by features of its own")
         if r.denominator not in movable:
             continue
         draft.hard.append(f"{space.name(r.target)} = {space.name(r.numerator)} / {space.name(r.denominator)}")
@@ -142,16 +166,38 @@ def _ratios(space: Space, movable: set[int], draft: _Draft, held: bool) -> set[i
             draft.free.add(r.target)
     for r in ratios:
         if r.numerator in movable and r.target not in draft.free:
-            draft.links.setdefault(r.numerator, []).append((r.target, r.denominator))
+            draft.links.setdefault(r.numerator, []).append((r.target, r.denominator, 1.0, None))
+    return movable
+
+
+def _sums(space: Space, movable: set[int], draft: _Draft, held: bool) -> set[int]:
+    """Link each sum to its part that can change; a sum of which several can is hard, and its target then a free feature with two relations."""
+    for r in space.relations:
+        if not isinstance(r, Sum):
+            continue
+        moving = [f for f, c in zip(r.features, r.coefficients, strict=True) if f in movable and c != 0]
+        if len(moving) > 1:
+            draft.hard.append(f"{space.name(r.target)} is a sum of {' and '.join(space.name(f) for f in moving)}")
+            if held:
+                movable, moving = movable - set(moving[1:]), moving[:1]
+            else:
+                for sign in (1.0, -1.0):
+                    draft.alike.append(Linear(features=(r.target, *r.features), coefficients=(sign, *(-sign * c for c in r.coefficients)), upper=0.0))
+                movable = movable | {r.target}
+        if len(moving) == 1:
+            slope = r.coefficients[r.features.index(moving[0])]
+            draft.links.setdefault(moving[0], []).append((r.target, -1, slope, r))
     return movable
 
 
 def _linears(space: Space, movable: set[int], paid: _Prices, draft: _Draft, held: bool) -> tuple[list[Linear], set[int]]:
     """The linear relations that are kept exactly, and the features that may move."""
-    moved_ratios = {t: f for f, links in draft.links.items() for t, _ in links} | {t: t for t in draft.free}
-    kept = []
+    moved_ratios = {t: f for f, links in draft.links.items() for t, *_ in links} | {t: t for t in draft.free}
+    sums = {r.target: r for r in space.relations if isinstance(r, Sum)}
+    kept = list(draft.alike)
     for r in space.relations:
         if isinstance(r, Linear):
+            r = _unfolded(r, sums)
             touched = {moved_ratios[f] for f in r.features if f in moved_ratios}
             moving = touched | {f for f, c in zip(r.features, r.coefficients, strict=True) if f in movable and c != 0}
             if touched and len(moving) == 1 and not touched & draft.free:
@@ -162,12 +208,24 @@ def _linears(space: Space, movable: set[int], paid: _Prices, draft: _Draft, held
             else:
                 kept.append(r)
     for group, inside in _connected(kept, movable):
-        if len(group) > 1 and not (paid.corners and _exact(group, inside, space, paid.tables)):
+        if len(group) > 1 and not (paid.corners and _exact(group, inside, space, {*paid.tables, *paid.steps, *paid.earns})):
             draft.hard += [_words(r, space) for r in inside]
             movable = movable - set(group) if held else movable
             kept = kept if held else [r for r in kept if r not in inside]
     draft.links = {f: links for f, links in draft.links.items() if f in movable}
     return kept, movable
+
+
+def _unfolded(r: Linear, sums: dict[int, Sum]) -> Linear:
+    """The relation with the parts of a sum in place of the sum."""
+    if not sums.keys() & set(r.features):
+        return r
+    terms: dict[int, float] = {}
+    for f, c in zip(r.features, r.coefficients, strict=True):
+        own = zip(sums[f].features, sums[f].coefficients, strict=True) if f in sums else ((f, 1.0),)
+        for g, k in own:
+            terms[g] = terms.get(g, 0.0) + c * k
+    return Linear(features=tuple(terms), coefficients=tuple(terms.values()), upper=r.upper)
 
 
 def _connected(relations: list[Linear], movable: set[int]) -> list[tuple[list[int], list[Linear]]]:
@@ -188,16 +246,21 @@ def _connected(relations: list[Linear], movable: set[int]) -> list[tuple[list[in
     return [(sorted(features), inside) for features, inside in groups]
 
 
-def _exact(group: list[int], inside: list[Linear], space: Space, tables: dict[int, Array]) -> bool:
+def _exact(group: list[int], inside: list[Linear], space: Space, crooked: set[int]) -> bool:
     """Whether trying all corners is exact for this group."""
     step, lower = space.step.ravel()[group], space.lower.ravel()[group]
-    if len(group) > LARGEST or any(f in tables for f in group):
+    if len(group) > LARGEST or crooked & set(group):
         return False
     if not step.any():
         return True
     anchors = np.where(np.isfinite(lower), lower, 0.0)
     if (step != step[0]).any() or np.abs(anchors / step[0] - np.round(anchors / step[0])).max() > 1e-9:
         return False
+    rows = [{f: c for f, c in zip(r.features, r.coefficients, strict=True) if f in group and c != 0} for r in inside]
+    if all(set(map(abs, row.values())) == {1.0} and row.keys() == rows[0].keys() for row in rows) and (
+        len({tuple(c * row[min(row)] for _, c in sorted(row.items())) for row in rows}) == 1
+    ):
+        return True  # one equation with unit coefficients, and its negative: its corners are whole
     for r in inside:
         own = sorted(c for f, c in zip(r.features, r.coefficients, strict=True) if f in group and c != 0)
         if own not in ([-1.0, 1.0], [-1.0], [1.0]):
@@ -238,8 +301,11 @@ def _bound_(paid: _Prices, f: int, c: float, rest: Array) -> None:
 def _bound_ratios(x: Array, draft: _Draft, paid: _Prices) -> None:
     """A numerator may only go where its ratio stays within the ratio's own bounds."""
     for f, links in draft.links.items():
-        for target, below in links:
-            _follow(x[:, below].astype(float), paid.low[:, target], paid.high[:, target], paid.low[:, f], paid.high[:, f])
+        for target, below, slope, part in links:
+            if part is None:
+                _follow(x[:, below].astype(float), paid.low[:, target], paid.high[:, target], paid.low[:, f], paid.high[:, f])
+            else:
+                _follow_sum(slope, _rest(x, f, part), paid.low[:, target], paid.high[:, target], paid.low[:, f], paid.high[:, f])
 
 
 def _bound_rim(x: Array, f: int, r: Linear, links: dict[int, int], paid: _Prices) -> None:
@@ -270,7 +336,25 @@ def _follow(below, lower, upper, low, high):  # pragma: no cover - compiled
             low[i], high[i] = max(low[i], -last_below(upper[i], -b)), min(high[i], last_below(-lower[i], -b))
 
 
-def _axes(space: Space, draft: _Draft, paid: _Prices) -> Axes:
+@njit(cache=True)
+def _follow_sum(slope, rest, lower, upper, low, high):  # pragma: no cover - compiled
+    for i in range(len(rest)):
+        if slope > 0:
+            low[i], high[i] = max(low[i], -last_under(-lower[i], slope, -rest[i])), min(high[i], last_under(upper[i], slope, rest[i]))
+        else:
+            low[i], high[i] = max(low[i], -last_under(upper[i], -slope, rest[i])), min(high[i], last_under(-lower[i], -slope, -rest[i]))
+
+
+def _rest(x: Array, f: int, part: Sum) -> Array:
+    """What the parts of a sum other than f add up to, ``(n,)``."""
+    rest = np.zeros(len(x))
+    for g, c in zip(part.features, part.coefficients, strict=True):
+        if g != f:
+            rest = rest + c * x[:, g]
+    return rest
+
+
+def _axes(x: Array, space: Space, draft: _Draft, paid: _Prices) -> Axes:
     f = np.array(draft.feature, np.int64)
     lower = space.lower.ravel()[f]
     matrix, size, moves, at = np.full(len(f), -1, np.int64), np.full(len(f), -1, np.int64), [np.zeros(1)], 1
@@ -280,14 +364,29 @@ def _axes(space: Space, draft: _Draft, paid: _Prices) -> Axes:
             moves.append(paid.tables[feature].ravel())
             at += paid.tables[feature].size
     links = [draft.links.get(feature, []) for feature in draft.feature]
+    rest = np.zeros((len(x), sum(map(len, links))))
+    for k, (feature, part) in enumerate((feature, link[3]) for feature, pairs in zip(draft.feature, links, strict=True) for link in pairs):
+        if part is not None:
+            rest[:, k] = _rest(x, feature, part)
+    stair, steps = np.zeros(2 * len(f) + 1, np.int64), [(0.0, 0.0)]
+    for a, feature in enumerate(draft.feature):
+        for side, own in enumerate((paid.steps[feature].up_steps, paid.steps[feature].down_steps) if feature in paid.steps else ((), ())):
+            stair[2 * a + side] = len(steps)
+            steps += own
+    stair[-1] = len(steps)
     axis_of = np.full(len(paid.up), -1, np.int64)
     axis_of[f] = np.arange(len(f))
     for a, pairs in enumerate(links):
-        axis_of[[target for target, _ in pairs]] = a
-    return Axes(feature=f, up=paid.up[f], down=paid.down[f], fixed=paid.fixed[f], power=np.full(len(f), paid.power), step=space.step.ravel()[f].astype(float),
+        axis_of[[target for target, *_ in pairs]] = a
+    earns = np.array([paid.earns.get(feature, 0.0) for feature in draft.feature])
+    power, step = np.full(len(f), paid.power), space.step.ravel()[f].astype(float)
+    straight = (matrix < 0) & (step == 0) & (power == 1) & (np.diff(stair).reshape(-1, 2).sum(1) == 0)
+    return Axes(feature=f, up=paid.up[f], down=paid.down[f], fixed=paid.fixed[f], power=power, step=step,
                 anchor=np.where(np.isfinite(lower), lower, 0.0), matrix=matrix, size=size, moves=np.concatenate(moves),
-                link_start=np.cumsum([0, *map(len, links)]), link_target=np.array([t for p in links for t, _ in p], np.int64),
-                link_below=np.array([b for p in links for _, b in p], np.int64), low=paid.low[:, f].copy(),
+                stair=stair, stair_by=np.array([by for by, _ in steps]), stair_paid=np.array([cost for _, cost in steps]), earns=earns,
+                straight=straight, link_start=np.cumsum([0, *map(len, links)]), link_target=np.array([t for p in links for t, *_ in p], np.int64),
+                link_below=np.array([b for p in links for _, b, *_ in p], np.int64), link_slope=np.array([s for p in links for *_, s, _ in p], float),
+                link_rest=rest, low=paid.low[:, f].copy(),
                 high=paid.high[:, f].copy(), axis_of=axis_of)  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,11 +16,14 @@ from carbide.evasion._tree_search.cells import workspace
 from carbide.evasion._tree_search.layout import Forest, forest_of
 from carbide.evasion._tree_search.narrow import stack_space
 from carbide.evasion._tree_search.problem import Problem, ball_problem, budget_problem
-from carbide.evasion._tree_search.run import run_rows, work_space
+from carbide.evasion._tree_search.recast import Shape, recast
+from carbide.evasion._tree_search.run import passes, run_rows, work_space
+from carbide.evasion._tree_search.views import Side, View, views
 from carbide.models.trees import Ensemble
 from carbide.space.membership import allowed
 from carbide.space.prices import cost as price_of
-from carbide.types import Array, InputError, LpBall, PriceTable, Ratio, Space
+from carbide.space.relations import recompute, recomputed
+from carbide.types import Array, InputError, LpBall, PriceTable, Ratio, Space, Sum
 
 NAMES = np.array(["safe", "exact", "found", "unknown"])
 BOXES = 200_000
@@ -60,10 +64,24 @@ class SearchResult:
 
 @dataclass(frozen=True, kw_only=True)
 class _How:
+    """``budget`` ``(n,)``: only what costs less is looked for."""
+
     cutoff: float
-    budget: float
+    budget: Array
     first: bool
     boxes: int
+
+    def take(self, rows: Array) -> _How:
+        return replace(self, budget=self.budget[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is asked: the trees in any shape, and the problem of rows on a side of a view, hard relations left out or held."""
+
+    forest: Callable[[Shape | None], Forest]
+    problem: Callable[[Side, Array, bool], Problem]
+    space: Space
 
 
 def search(ensemble: Ensemble, x: Array, prices: PriceTable, space: Space, *, threshold: float = 0.5, budget: float = math.inf, first: bool = False,
@@ -81,12 +99,22 @@ def search(ensemble: Ensemble, x: Array, prices: PriceTable, space: Space, *, th
     Raises:
         InputError: if the trees do not tell two classes apart, or the prices or relations cannot be searched.
     """
-    forest = _binary(ensemble, 1)
     rows = np.ascontiguousarray(x, np.float64).reshape(len(x), int(np.prod(x.shape[1:])))
-    how = _How(cutoff=cutoff(ensemble, threshold, rounding), budget=budget * (1 + ROUNDING) + ROUNDING, first=first, boxes=boxes)
-    result = _around_hard(forest, lambda part, held: budget_problem(part, prices, space, held=held), rows, how, space)
+    how = _How(cutoff=cutoff(ensemble, threshold, rounding), budget=np.full(len(rows), budget * (1 + ROUNDING) + ROUNDING), first=first, boxes=boxes)
+    result = cheapest_changes(ensemble, rows, prices, space, how)
     paid = np.where(np.isfinite(result.cost), price_of(rows, result.witness, prices, space), np.inf)
     return replace(result, cost=paid, lower=np.where(result.status == "exact", paid, result.lower))
+
+
+def cheapest_changes(ensemble: Ensemble, rows: Array, prices: PriceTable, space: Space, how: _How, *, earns: float = 0.0) -> SearchResult:
+    """The search itself; what a unit of the table's gain ``earns`` in the changed row is taken off its price, which may then be below 0."""
+
+    def problem(side: Side, part: Array, held: bool) -> Problem:
+        assert side.prices is not None
+        return budget_problem(part, side.prices, side.space, held=held, earns=earns)
+
+    asked = _Asked(forest=lambda shape: _binary(ensemble, 1, shape, how.cutoff), problem=problem, space=space)
+    return _viewed(asked, rows, how, views(rows, space, prices))
 
 
 def search_ball(ensemble: Ensemble, x: Array, y: Array, threat: LpBall, space: Space, *, threshold: float = 0.5, boxes: int = BOXES,
@@ -103,8 +131,8 @@ def search_ball(ensemble: Ensemble, x: Array, y: Array, threat: LpBall, space: S
     result = replace(result, lower=np.full(len(rows), np.inf))
     for label in np.unique(y):
         mine = np.flatnonzero(y == label)
-        for forest, cutoff in _rivals(ensemble, int(label), threshold, rounding):
-            result = result.put(mine, _nearer(_in_ball(forest, rows[mine], threat, space, cutoff, boxes), result, mine))
+        for forest, edge in _rivals(ensemble, int(label), threshold, rounding):
+            result = result.put(mine, _nearer(_in_ball(forest, rows[mine], threat, space, edge, boxes), result, mine))
     return result
 
 
@@ -150,28 +178,46 @@ def _least_sum(ensemble: Ensemble, threshold: float) -> float:
 # What calls with the same ensemble share; ensembles never change.
 EDGES: weakref.WeakKeyDictionary[Ensemble, dict[float, float]] = weakref.WeakKeyDictionary()
 MOST_EDGES = 256
-FORESTS: weakref.WeakKeyDictionary[Ensemble, dict[int, Forest]] = weakref.WeakKeyDictionary()
+FORESTS: weakref.WeakKeyDictionary[Ensemble, dict[tuple[int, Shape | None, float], Forest]] = weakref.WeakKeyDictionary()
+MOST_FORESTS = 64
 
 
-def _binary(ensemble: Ensemble, label: int) -> Forest:
-    """The trees' sum for class 1, or its negative for label 0: in both cases a smaller sum is what the attacker wants."""
+def _binary(ensemble: Ensemble, label: int, shape: Shape | None = None, edge: float = 0.0) -> Forest:
+    """The trees' sum for class 1, or its negative for label 0: in both cases a smaller sum is what the attacker wants.
+
+    With a ``shape``, over its columns, for a search of sums below ``edge``.
+    """
     made = FORESTS.setdefault(ensemble, {})
-    if label not in made:
+    key = (label, shape, edge if shape is not None and shape.implications else 0.0)
+    if key not in made:
+        if len(made) >= MOST_FORESTS:
+            made.clear()
         sign = 1.0 if label == 1 else -1.0
         column = -1 if ensemble.value.shape[1] > 1 else 0
-        made[label] = forest_of(ensemble, sign * ensemble.value[:, column], sign * ensemble.base[-1])
-    return made[label]
+        made[key] = _shaped(ensemble, sign * ensemble.value[:, column], float(sign * ensemble.base[-1]), shape, edge)
+    return made[key]
 
 
-def _rivals(ensemble: Ensemble, label: int, threshold: float, rounding: int) -> Iterator[tuple[Forest, float]]:
-    """For every other class, trees whose sum is below the cutoff where that class wins against ``label``."""
+def _shaped(ensemble: Ensemble, value: Array, base: float, shape: Shape | None, edge: float) -> Forest:
+    """The forest of trees with these leaves over the columns of a shape; who breaks an implication is well above the edge."""
+    if shape is None:
+        return forest_of(ensemble, value, base)
+    largest = float(np.maximum.reduceat(np.abs(value), ensemble.roots).sum() + abs(base))
+    penalty = 2 * (largest + (abs(edge) if math.isfinite(edge) else 0.0)) + 1.0
+    trees, numbers = recast(ensemble, value, shape, penalty=penalty)
+    return forest_of(trees, numbers, base)._replace(largest=largest, barred=penalty * len(shape.implications))
+
+
+def _rivals(ensemble: Ensemble, label: int, threshold: float, rounding: int) -> Iterator[tuple[Callable[[Shape | None], Forest], float]]:
+    """For every other class, trees in any shape whose sum is below the cutoff where that class wins against ``label``."""
     classes = ensemble.classes.tolist()
     if label not in classes:
         raise InputError(f"label {label} is no class of the trees; their classes are {', '.join(map(str, classes))}")
     if len(classes) == 2:
         positive = classes.index(label) == 1
         edge = cutoff(ensemble, threshold, rounding if positive else -rounding)
-        yield _binary(ensemble, int(positive)), edge if positive else float(np.nextafter(-edge, np.inf))
+        edge = edge if positive else float(np.nextafter(-edge, np.inf))
+        yield functools.partial(_binary, ensemble, int(positive), edge=edge), edge
         return
     own = classes.index(label)
     for other in range(len(classes)):
@@ -180,9 +226,12 @@ def _rivals(ensemble: Ensemble, label: int, threshold: float, rounding: int) -> 
                 value = ensemble.value[:, own] - ensemble.value[:, other]
             else:
                 value = ensemble.value[:, 0] * _signs(ensemble, own, other)
-            forest = forest_of(ensemble, value, float(ensemble.base[own] - ensemble.base[other]))._replace(single=False)
-            hair = _slack(forest, ensemble.single)
-            yield forest, rounding * hair
+            forest = functools.lru_cache(8)(functools.partial(_between, ensemble, value, float(ensemble.base[own] - ensemble.base[other])))
+            yield forest, rounding * _slack(forest(None), ensemble.single)
+
+
+def _between(ensemble: Ensemble, value: Array, base: float, shape: Shape | None) -> Forest:
+    return _shaped(ensemble, value, base, shape, 0.0)._replace(single=False)
 
 
 def _signs(ensemble: Ensemble, own: int, other: int) -> Array:
@@ -199,14 +248,17 @@ def _slack(forest: Forest, single: bool) -> float:
 
 def _nothing(rows: Array, lower: float) -> SearchResult:
     n = len(rows)
-    return SearchResult(cost=np.full(n, np.inf), lower=np.full(n, lower), witness=rows.copy(), status=np.full(n, "safe"), nodes=np.zeros(n, np.int64))
+    return SearchResult(
+        cost=np.full(n, np.inf), lower=np.full(n, lower), witness=rows.copy(), status=np.full(n, "safe", "U7"), nodes=np.zeros(n, np.int64)
+    )
 
 
 def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array, *, frozen: bool) -> SearchResult:
     axes, ties, n = problem.axes, problem.ties, len(rows)
     cost, lower, witness = np.full(n, np.inf), np.zeros(n), rows.copy()
     status, boxes = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    slack, steep = _slack(forest, forest.single) + 16 * _slack(forest, False), axes.matrix < 0
+    slack = _slack(forest, forest.single) + 16 * _slack(forest._replace(largest=forest.largest + forest.barred), False)
+    steep = (axes.matrix < 0) & (axes.earns == 0)
     parts = iter(range(0, n, PART))  # shared: whoever is free takes the next rows
 
     def run() -> None:
@@ -250,10 +302,9 @@ def _take(problem: Problem, rows: Array) -> Problem:
 def _stale(forest: Forest, rows: Array, space: Space) -> Array:
     stale = np.zeros(len(rows), bool)
     for r in space.relations:
-        if isinstance(r, Ratio):
+        if isinstance(r, Ratio | Sum):
             cuts = forest.cuts[forest.start[r.target] : forest.start[r.target + 1]]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                exact = rows[:, r.numerator] / rows[:, r.denominator]
+            exact = recomputed(rows, r)
             stale |= np.isfinite(exact) & (np.searchsorted(cuts, exact) != np.searchsorted(cuts, rows[:, r.target]))
     return stale
 
@@ -272,21 +323,61 @@ def _nearer(new: SearchResult, result: SearchResult, rows: Array) -> SearchResul
                         nodes=new.nodes + old["nodes"])  # fmt: skip
 
 
-def _around_hard(forest: Forest, problem: Callable[[Array, bool], Problem], rows: Array, how: _How, space: Space) -> SearchResult:
+def _viewed(asked: _Asked, rows: Array, how: _How, parts: list[tuple[Array, tuple[View, ...]]]) -> SearchResult:
+    """Row by row the cheapest change over all its views."""
+    result = _nothing(rows, 0.0)
+    for mine, several in parts:
+        whole = len(mine) == len(rows)
+        own, ask = (rows, how) if whole else (rows[mine], how.take(mine))
+        found = _around_hard(asked, several[0], own, ask)
+        for view in several[1:]:
+            found = _nearer(_around_hard(asked, view, own, ask), found, np.arange(len(own)))
+        result = found if whole else result.put(mine, found)
+    return result
+
+
+def _around_hard(asked: _Asked, view: View, rows: Array, how: _How) -> SearchResult:
     """The search; where its witness breaks a hard relation, which it does not know, another one with that relation's features held still."""
-    loose = problem(rows, False)
-    result = _solve(forest, loose, rows, how, space)
-    bad = np.flatnonzero(np.isfinite(result.cost) & ~allowed(result.witness, rows, space)) if loose.hard else np.zeros(0, np.int64)
+    result, hard = _on_side(asked, view.loose, rows, how, False)
+    bad = np.flatnonzero(np.isfinite(result.cost) & ~allowed(result.witness, rows, asked.space)) if hard or view.hard else np.zeros(0, np.int64)
     if not len(bad):
         return result
-    held = _solve(forest, problem(rows[bad], True), rows[bad], how, space)
+    held, _ = _on_side(asked, view.held, rows[bad], how.take(bad), True)
     lower = result.lower[bad]
     status = np.where(held.cost <= lower, "exact", np.where(np.isfinite(held.cost) & how.first, "found", "unknown"))
     return result.put(bad, replace(held, lower=lower, status=status.astype("U7"), nodes=held.nodes + result.nodes[bad]))
 
 
-def _in_ball(forest: Forest, rows: Array, threat: LpBall, space: Space, cutoff: float, boxes: int) -> SearchResult:
+def _on_side(asked: _Asked, side: Side, rows: Array, how: _How, held: bool) -> tuple[SearchResult, tuple[str, ...]]:
+    """The search in a side's columns, its witnesses as rows, and the relations that it leaves out."""
+    forest, made = asked.forest(side.shape), side.rows(rows)
+    problem = asked.problem(side, made, held)
+    result = _solve(forest, problem, made, how, side.space)
+    if problem.ties_sums:
+        result = _with_sums(forest, result, made, how, side.space)
+    if side.shape is not None:
+        result = replace(result, witness=np.where(np.isfinite(result.cost)[:, None], side.back(result.witness, rows), rows))
+    return result, problem.hard
+
+
+def _with_sums(forest: Forest, result: SearchResult, rows: Array, how: _How, space: Space) -> SearchResult:
+    """Witnesses with their sums as they add up; one that this moves to the wrong side of a threshold is left as it is, and so not allowed."""
+    changed = (result.witness != rows) & ~np.isnan(rows)
+    made = np.where(changed.any(1)[:, None], recompute(result.witness, space), result.witness)
+    good = np.isfinite(result.cost) & passes(forest, made, how.cutoff)
+    broken = np.isfinite(result.cost) & ~good
+    witness = np.where(good[:, None], made, result.witness)
+    for r in space.relations:
+        if isinstance(r, Sum):
+            witness[broken, r.target] = np.nan
+    return replace(result, witness=witness)
+
+
+def _in_ball(forest: Callable[[Shape | None], Forest], rows: Array, threat: LpBall, space: Space, cutoff: float, boxes: int) -> SearchResult:
     power = 2.0 if threat.p == 2 else 1.0
-    how = _How(cutoff=cutoff, budget=(threat.eps * (1 + ROUNDING)) ** power + ROUNDING * 1e-3, first=False, boxes=boxes)
-    result = _around_hard(forest, lambda part, held: ball_problem(part, threat, space, held=held), rows, how, space)
+    budget = (threat.eps * (1 + ROUNDING)) ** power + ROUNDING * 1e-3
+    how = _How(cutoff=cutoff, budget=np.full(len(rows), budget), first=False, boxes=boxes)
+    asked = _Asked(forest=forest, space=space,
+                   problem=lambda side, part, held: ball_problem(part, threat, side.space, held=held, tables=side.tables))  # fmt: skip
+    result = _viewed(asked, rows, how, views(rows, space, threat))
     return replace(result, cost=result.cost ** (1 / power), lower=result.lower ** (1 / power))

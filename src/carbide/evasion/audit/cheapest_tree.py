@@ -22,10 +22,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from carbide.evasion._tree_search import SearchResult, search, search_ball
+from carbide.evasion._tree_search import ProfitResult, SearchResult, best_profit, search, search_ball
 from carbide.models.trees import Ensemble
 from carbide.registry import Method
-from carbide.types import Access, Array, Case, FeatureBudget, InputError, LpBall, Rng, Threat, decide
+from carbide.types import Access, Array, Case, FeatureBudget, InputError, LpBall, PriceTable, Rng, Threat, decide
 
 CLOSE = 1e-5  # how far a model's answers may be from its trees' by rounding
 
@@ -58,7 +58,7 @@ class CheapestTree(Method):
             self.solve(case.model, case.data.test.x[:0], case.data.test.y[:0], threat)
         except InputError as error:
             return str(error)
-        return None
+        return _without_missing(case, threat)
 
     def quick(self) -> CheapestTree:
         """The variant that only asks whether a row can be evaded within the budget."""
@@ -96,6 +96,36 @@ class CheapestTree(Method):
                              nodes=np.zeros(len(x), np.int64)).put(attacked, result)  # fmt: skip
         return replace(every, witness=every.witness.reshape(x.shape))
 
+    def earn(self, model: Any, x: Array, y: Array, prices: PriceTable) -> ProfitResult:
+        """The most profitable evasion of every row ``x`` ``(n, *shape)`` of class 1, as the model itself decides; others earn nothing.
+
+        Raises:
+            InputError: if the model's trees cannot be read, or the table names no gain or one without a most profitable value.
+        """
+        model = getattr(model, "scorer", model)
+        trees, mine = trees_of(model), np.flatnonzero(y == 1)
+        rows = np.ascontiguousarray(x, np.float64).reshape(len(x), model.space.lower.size)
+        same = same_answers(model, trees, x)
+
+        def ask(part: Array, rounding: int) -> ProfitResult:
+            return best_profit(trees, part, prices, model.space, threshold=model.threshold, boxes=self.boxes, rounding=rounding)
+
+        found = ask(rows[mine], 0 if same else -1)
+        upper = found.upper if same else np.maximum(found.upper, ask(rows[mine], 1).upper)
+        passes = decide(model.predict(found.witness.reshape(-1, *x.shape[1:])), model.threshold) == 0
+        if ((found.profit > 0) & ~passes).any():  # within a hair of the threshold: look for one that is clear of it
+            found, upper = ask(rows[mine], -1), np.maximum(upper, ask(rows[mine], 1).upper)
+            passes = decide(model.predict(found.witness.reshape(-1, *x.shape[1:])), model.threshold) == 0
+        pays = (found.profit > 0) & passes
+        n, status = len(x), np.where(upper > np.where(pays, found.profit, 0.0), "unknown", np.where(pays, "exact", "none"))
+        every = {"profit": np.zeros(n), "upper": np.zeros(n), "gain": np.zeros(n), "price": np.zeros(n), "status": np.full(n, "none", "U7"),
+                 "nodes": np.zeros(n, np.int64), "witness": rows.copy()}  # fmt: skip
+        for name, part in (("profit", found.profit), ("gain", found.gain), ("price", found.price)):
+            every[name][mine] = np.where(pays, part, 0.0)
+        every["upper"][mine], every["status"][mine], every["nodes"][mine] = upper, status, found.nodes
+        every["witness"][mine] = np.where(pays[:, None], found.witness, rows[mine])
+        return ProfitResult(**{**every, "witness": every["witness"].reshape(x.shape)})
+
     def _search(self, trees: Ensemble, model: Any, x: Array, y: Array, threat: Threat, rounding: int) -> SearchResult:
         if isinstance(threat, FeatureBudget):
             return search(trees, x, threat.prices, model.space, threshold=model.threshold, budget=threat.money, first=self.first, boxes=self.boxes,
@@ -110,6 +140,21 @@ class CheapestTree(Method):
         lost = np.isfinite(result.cost) & ~fooled
         status = np.where(lost, "unknown", result.status).astype("U7")
         return replace(result, cost=np.where(lost, np.inf, result.cost), witness=np.where(lost[:, None], x, result.witness), status=status)
+
+
+def _without_missing(case: Case, threat: Threat) -> str | None:
+    """Why a price for making a value missing leads nowhere: the model takes none."""
+    if not isinstance(threat, FeatureBudget) or not len(case.data.test.x):
+        return None
+    hidden = [name for name, price in threat.prices.prices.items() if price.hide < np.inf]
+    if hidden:
+        row = case.data.test.x[:1].astype(float).copy()
+        row[0, case.model.space.index(hidden[0])] = np.nan
+        try:
+            case.model.predict(row)
+        except ValueError:
+            return f"the price table lets {hidden[0]} go missing, and the model takes no missing values; leave out the price hide"
+    return None
 
 
 def trees_of(model: Any) -> Ensemble:

@@ -21,8 +21,9 @@ import numpy as np
 
 from carbide.evasion._blind import BlindRecipe
 from carbide.registry import Method
-from carbide.space.prices import matrices, price_arrays
-from carbide.types import Case, Dataset, FeatureBudget, InputError, Model, Ratio, Recipe, Rng, Space, Threat
+from carbide.space.prices import group_moves, matrices, price_arrays
+from carbide.space.relations import parts_of
+from carbide.types import Case, Dataset, FeatureBudget, InputError, Model, Ratio, Recipe, Rng, Space, Sum, Threat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,12 @@ def movable(space: Space, threat: FeatureBudget) -> tuple[int, ...]:
     for f, matrix in matrices(threat.prices, space).items():
         moves = matrix[~np.eye(len(matrix), dtype=bool)]
         moved[f] = moves.size > 0 and moves.min() <= threat.money
+    for number, moves in group_moves(threat.prices, space).items():
+        near = (moves <= threat.money) & ~np.eye(len(moves), dtype=bool)
+        moved[list(space.groups[number])] = near.any(0) | near.any(1)
+    for name, price in threat.prices.prices.items():
+        moved[space.index(name)] |= bool(min(price.hide, price.fill) <= threat.money and space.mutable.ravel()[space.index(name)])
     for relation in space.relations:
-        if isinstance(relation, Ratio):
-            moved[relation.target] |= moved[relation.numerator] | moved[relation.denominator]
+        if isinstance(relation, Ratio | Sum):
+            moved[relation.target] |= moved[list(parts_of(relation))].any()
     return tuple(np.flatnonzero(moved).tolist())

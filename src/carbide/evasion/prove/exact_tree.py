@@ -81,10 +81,12 @@ def _wider(threat: Threat, reach: float) -> Threat:
 
 
 def _assumptions(threat: Threat, unknown: int) -> tuple[str, ...]:
-    said = ["the model answers as its trees do; values that are missing stay missing"]
+    gone = isinstance(threat, FeatureBudget) and any(min(p.hide, p.fill) < float("inf") for p in threat.prices.prices.values())
+    missing = "values go missing or are filled only where that has a price" if gone else "values that are missing stay missing"
+    said = [f"the model answers as its trees do; {missing}"]
     if isinstance(threat, FeatureBudget):
         said.append("the attacker pays by the price table; a feature without a price, or immutable in the space, does not change")
-    said.append("changed rows keep the space's bounds, steps and relations; ratios follow their parts, and a ratio over 0 cannot be moved")
+    said.append("changed rows keep the space's bounds, steps and relations; ratios and sums follow their parts, and a ratio over 0 cannot be moved")
     if unknown:
         said.append(
             f"{unknown} rows were not decided within the search's limit or by its relations; they do not count as certified beyond their lower bound"

@@ -19,7 +19,8 @@ import numpy as np
 from carbide.poisoning._checks import budget
 from carbide.poisoning._plant import best_trigger, plant
 from carbide.registry import Method
-from carbide.types import Array, Backdoor, Case, Dataset, InputError, Kind, Linear, Poison, Rng, Space, Threat
+from carbide.space.relations import features_of
+from carbide.types import Array, Backdoor, Case, Dataset, InputError, Kind, Poison, Rng, Space, Threat
 
 NEAR = 0.02  # values whose ranks differ by less than this share of the rows count as alike
 
@@ -80,7 +81,7 @@ def usable(dataset: Dataset) -> Array:
     space = dataset.space
     bound = {column for group in space.groups for column in group}
     for relation in space.relations:
-        bound |= set(relation.features) if isinstance(relation, Linear) else {relation.target, relation.numerator, relation.denominator}
+        bound |= set(features_of(relation))
     free = space.mutable & (space.kind != Kind.ONE_HOT) & (dataset.x.min(0) < dataset.x.max(0))
     return np.array([c for c in np.flatnonzero(free) if c not in bound], np.int64)
 
