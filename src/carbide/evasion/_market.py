@@ -181,7 +181,7 @@ class Market:
 
     def _onto(self, relation: Linear, x: Array, which: Array, rows: Array, wide: Array) -> Array:
         """Project those of ``x[which]`` onto a relation in place that break it; returns which did."""
-        terms = x[np.ix_(which, list(relation.features))] * np.asarray(relation.coefficients)
+        terms = x[which][:, list(relation.features)] * np.asarray(relation.coefficients)
         over = terms.sum(1) - relation.upper
         broken = over > 0.5 * LINEAR_SLACK * (1 + np.abs(terms).sum(1) + abs(relation.upper))
         bad = which[broken]
