@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -298,8 +297,9 @@ def _price(name: str, entry: Any) -> Price:
     plain = {
         key: _amount(name, key, entry[key]) for key in ("up", "down", "fixed", "hide", "fill") if entry.get(key) is not None and key not in stair
     }
-    price = Price(**plain, matrix=None if matrix is None else _matrix(name, matrix))
-    return replace(price, up_steps=stair.get("up", ()), down_steps=stair.get("down", ()))
+    up, down, hide, fill = (plain.get(key, math.inf) for key in ("up", "down", "hide", "fill"))
+    return Price(up=up, down=down, hide=hide, fill=fill, fixed=plain.get("fixed", 0.0), matrix=None if matrix is None else _matrix(name, matrix),
+                 up_steps=stair.get("up", ()), down_steps=stair.get("down", ()))  # fmt: skip
 
 
 def _steps(name: str, key: str, given: list[Any]) -> tuple[tuple[float, float], ...]:

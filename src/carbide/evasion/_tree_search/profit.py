@@ -11,7 +11,7 @@ price, and raising it pays. The search then works on prices that may be below 0;
 >>> space = Space.table(["amount", "age"], lower=np.zeros(2), upper=np.array([100.0, 9.0]))
 >>> prices = PriceTable(prices={"amount": Price(up=0.0, down=0.0)}, gain="amount", follows=True)
 >>> result = best_profit(trees, np.array([[70.0, 0.0], [5.0, 0.0]]), prices, space)
->>> result.profit.tolist(), result.status.tolist()  # up to the threshold, from above and from below
+>>> result.profit.round(3).tolist(), result.status.tolist()  # up to the threshold, from above and from below
 ([30.0, 30.0], ['exact', 'exact'])
 """
 
