@@ -137,7 +137,8 @@ class PrivateAdditiveRecipe:
     secret_noise: bool = False
 
     def __post_init__(self) -> None:
-        self.linear, self.basis  # noqa: B018 (both check what they are given)
+        assert self.linear.clip == self.clip  # both check what they are given
+        assert self.basis.waves == self.waves
         Scaling(constant=self.constant)
 
     @functools.cached_property
@@ -164,7 +165,7 @@ class PrivateAdditiveRecipe:
         check(dataset, self.delta)
         source = np.random.default_rng() if self.secret_noise else rng
         ball = self.basis.ball(dataset.x, dataset.space)
-        settings = self.linear.settings(*ball.shape, dataset.classes)
+        settings = self.linear.settings(len(ball), ball.shape[1], dataset.classes)
         noise = self.linear.noise(settings)
         centre = noisy_mean(ball, noise.mean, source).astype(np.float64)
         away = ball - centre
