@@ -92,11 +92,8 @@ class PrivateAdditive:
 
     def parts(self, x: Array) -> Array:
         """What each feature adds to each logit, ``(n, d, h)``: with the intercept they sum to the logits. Each is a curve of its feature alone."""
-        feature, _ = self.waves.blocks(self.space)
-        added = np.zeros((len(x), math.prod(self.space.shape), len(self.weights)))
-        terms = self.waves.ball(x, self.space)[:, :, None] * self.weights.T
-        np.add.at(added, (slice(None), feature), terms)
-        return added
+        _, m = self.waves.blocks(self.space)
+        return np.add.reduceat(self.waves.ball(x, self.space)[:, :, None] * self.weights.T, np.flatnonzero(m == 1), axis=1)
 
     def at(self, threshold: float) -> PrivateAdditive:
         """The same model deciding at another threshold."""
