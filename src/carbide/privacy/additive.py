@@ -92,11 +92,8 @@ class PrivateAdditive:
 
     def parts(self, x: Array) -> Array:
         """What each feature adds to each logit, ``(n, d, h)``: with the intercept they sum to the logits. Each is a curve of its feature alone."""
-        feature, _ = self.waves.blocks(self.space)
-        added = np.zeros((len(x), math.prod(self.space.shape), len(self.weights)))
-        terms = self.waves.ball(x, self.space)[:, :, None] * self.weights.T
-        np.add.at(added, (slice(None), feature), terms)
-        return added
+        _, m = self.waves.blocks(self.space)
+        return np.add.reduceat(self.waves.ball(x, self.space)[:, :, None] * self.weights.T, np.flatnonzero(m == 1), axis=1)
 
     def at(self, threshold: float) -> PrivateAdditive:
         """The same model deciding at another threshold."""
@@ -137,7 +134,7 @@ class PrivateAdditiveRecipe:
     secret_noise: bool = False
 
     def __post_init__(self) -> None:
-        self.linear, self.basis  # noqa: B018 (both check what they are given)
+        _ = self.linear, self.basis  # both check what they are given
         Scaling(constant=self.constant)
 
     @functools.cached_property
@@ -164,7 +161,7 @@ class PrivateAdditiveRecipe:
         check(dataset, self.delta)
         source = np.random.default_rng() if self.secret_noise else rng
         ball = self.basis.ball(dataset.x, dataset.space)
-        settings = self.linear.settings(*ball.shape, dataset.classes)
+        settings = self.linear.settings(len(ball), ball.shape[1], dataset.classes)
         noise = self.linear.noise(settings)
         centre = noisy_mean(ball, noise.mean, source).astype(np.float64)
         away = ball - centre

@@ -160,7 +160,7 @@ class PrivateLinearRecipe:
         check(dataset, self.delta)
         source = np.random.default_rng() if self.secret_noise else rng
         ball = self.scaling.ball(dataset.x, dataset.space)
-        settings = self.settings(*ball.shape, dataset.classes)
+        settings = self.settings(len(ball), ball.shape[1], dataset.classes)
         noise = self.noise(settings)
         centre = noisy_mean(ball, noise.mean, source)
         directions, gains = noisy_directions(unit(ball - centre), noise.moments, source)
