@@ -20,6 +20,20 @@ from carbide.types import Case, FeatureBudget, InputError, Kind, Linear, LpBall,
 from tests.evasion.tables import cheapest_linear, every_change, linear_table, whole_table
 
 
+def test_a_proposal_that_costs_too_much_keeps_what_it_can_afford():
+    space = Space.table(["way", "kind"], lower=np.zeros(2), upper=np.array([100.0, 2.0]), kind=[Kind.REAL, Kind.CATEGORICAL])
+    dear = np.array([[0.0, 2.0, 50.0], [2.0, 0.0, 50.0], [50.0, 50.0, 0.0]])
+    prices = PriceTable(prices={"way": Price(up=1.0, down=1.0), "kind": Price(matrix=dear)})
+    market = Market(np.array([[10.0, 0.0]] * 3), FeatureBudget(money=5.0, prices=prices), space)
+    wish = np.array([[90.0, 0.0], [90.0, 1.0], [12.0, 2.0]])
+    found, paid = market.afford(wish, np.arange(3))
+    np.testing.assert_allclose(
+        found, [[15.0, 0.0], [13.0, 1.0], [12.0, 0.0]], atol=0.01
+    )  # all of the money, after the choices; none that is too dear
+    np.testing.assert_allclose(paid, [5.0, 5.0, 2.0], atol=0.01)
+    assert (paid <= 5.0).all()
+
+
 def judged(method, table):
     return judge(table.model, table.x, table.y, method(table.model, table.x, table.y, table.threat, rng_for(0)), table.threat, table.model.space)
 

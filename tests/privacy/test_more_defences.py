@@ -22,7 +22,7 @@ from carbide.models.recipes import make_recipe
 from carbide.privacy.audit.lira import Lira
 from carbide.privacy.coarse import CoarseModel, coarse
 from carbide.privacy.distilled import DistilledRecipe, _counts, left_out
-from carbide.privacy.edited import EditedRecipe
+from carbide.privacy.edited import EditedRecipe, agreed
 from carbide.privacy.front import candidates, explore, leakage, least_shadows, undominated
 from carbide.privacy.harden.coarse_answers import CoarseAnswers
 from carbide.privacy.harden.early_stopping import EarlyStopping
@@ -203,6 +203,12 @@ def test_the_second_training_has_no_rows_whose_label_the_others_deny():
     assert len(seen[0] & set(data.ids[~wrong])) > 0.9 * (~wrong).sum()
     with pytest.raises(InputError, match="no estimator on bootstrap samples"):
         EditedRecipe(inner=of(LogisticRegression())).fit(data, np.random.default_rng(0))
+
+
+def test_edited_rows_are_those_whose_label_others_give_them():
+    votes = np.array([[0.7, 0.3], [0.2, 0.8], [0.4, 0.6], [np.nan, np.nan], [0.0, 0.0]])
+    assert agreed(votes, np.array([0, 1]), np.array([0, 1, 0, 0, 0])).tolist() == [True, True, False, False, False]  # without votes: not known
+    assert agreed(votes[:3], np.array([4, 2]), np.array([4, 4, 2])).tolist() == [True, False, True]
 
 
 def test_edited_votes_of_kernel_machines_are_repeatable_stored_and_answer_labels():

@@ -91,6 +91,17 @@ def test_an_elastic_change_takes_its_points_where_it_says(monkeypatch):
     np.testing.assert_allclose(found[0, 0, 2:, 2:], image[0, 0, :-2, :-2], atol=1e-9)
 
 
+def test_the_points_of_an_elastic_change_lie_about_the_middle():
+    class Fixed:
+        def uniform(self, low, high, size):
+            return np.array([[0.0, 0.0], [0.0, 0.0], [-3.0, -3.0]])  # the upper left point alone moves away: it stretches, the two others stay
+
+    rows, columns = np.indices((21, 21)) / 42.0
+    found = [elastic(plane[None, None], (0.0, 0.0, 0.1), Fixed())[0, 0] for plane in (rows, columns)]  # type: ignore[arg-type]
+    for r, c, source in ((17, 17, (17, 17)), (17, 3, (17, 3)), (0, 0, (3, 3))):
+        assert [42 * f[r, c] for f in found] == pytest.approx(source, abs=1e-6)
+
+
 def test_shifts_are_as_high_as_they_say_and_smooth():
     class Fixed:
         def __init__(self):
