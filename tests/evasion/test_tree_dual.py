@@ -112,3 +112,22 @@ def test_threads_change_nothing(monkeypatch):
     beside = solve(case, monkeypatch, 20)
     for name in alone.__dataclass_fields__:
         assert np.array_equal(getattr(alone, name), getattr(beside, name)), name
+
+
+def test_a_row_gets_the_same_answer_in_any_company():
+    """What a search leaves behind of one row is nothing to the next: payments, whose counts are tied, together and each alone."""
+    from xgboost import XGBClassifier
+
+    from carbide.data.cases import builtin_prices
+    from carbide.data.cases.fraud import make_fraud
+
+    prices, data = builtin_prices("fraud"), make_fraud(20_000, seed=1).splits().train
+    assert prices is not None
+    ensemble = ensemble_of(XGBClassifier(n_estimators=60, max_depth=6, n_jobs=1).fit(data.x, data.y))
+    rows = data.x[data.y == 1][:80]
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(rows))
+        together = search(ensemble, rows[order], prices, data.space, threshold=0.03, budget=400.0)
+        alone = [search(ensemble, row[None], prices, data.space, threshold=0.03, budget=400.0) for row in rows[order]]
+        np.testing.assert_array_equal(together.cost, np.concatenate([a.cost for a in alone]))
+        np.testing.assert_array_equal(together.status, np.concatenate([a.status for a in alone]))

@@ -67,7 +67,7 @@ def run_rows(
         witness[i], work.memo[:] = row, -1
         active = np.flatnonzero(cells.count > 1)
         for a in range(width):
-            best[a] = work.cell[a] = cells.home[a]
+            best[a] = work.cell[a] = work.dual.at[a] = cells.home[a]  # axes that cannot move stay there, whatever the row before did
             work.low[a], work.high[a] = 0, max(cells.count[a] - 1, 0)
         for k in range(len(ties.axes)):
             best_tied[k] = row[axes.feature[ties.axes[k]]]

@@ -103,7 +103,9 @@ def search(ensemble: Ensemble, x: Array, prices: PriceTable, space: Space, *, th
     how = _How(cutoff=cutoff(ensemble, threshold, rounding), budget=np.full(len(rows), budget * (1 + ROUNDING) + ROUNDING), first=first, boxes=boxes)
     result = cheapest_changes(ensemble, rows, prices, space, how)
     paid = np.where(np.isfinite(result.cost), price_of(rows, result.witness, prices, space), np.inf)
-    return replace(result, cost=paid, lower=np.where(result.status == "exact", paid, result.lower))
+    dearer = np.isfinite(result.cost) & ~(paid <= result.cost + ROUNDING * 1e3 * (1 + result.cost))  # then the search did not find what it says
+    status = np.where((result.status == "exact") & dearer, "unknown", result.status)
+    return replace(result, cost=paid, status=status, lower=np.where(status == "exact", paid, result.lower))
 
 
 def cheapest_changes(ensemble: Ensemble, rows: Array, prices: PriceTable, space: Space, how: _How, *, earns: float = 0.0) -> SearchResult:
