@@ -150,7 +150,7 @@ def test_private_logistic_replaces_the_recipe_and_refuses_what_it_cannot_scale()
     assert method.refuses(start, T) is None
     endless = replace(start.data.train, space=table(10, bounded=False).space)
     assert "finite bounds" in method.refuses(replace(start, data=replace(start.data, train=endless)), T)
-    assert "delta 0.2" in PrivateLogisticRegression(delta=0.2).refuses(start, T)
+    assert "delta is 0.2" in PrivateLogisticRegression(delta=0.2).refuses(start, T)
     assert [m.epsilon for m in method.strengths()] == [2.0, 0.5]
     with pytest.raises(InputError, match="epsilon is -1"):
         PrivateLogisticRegression(epsilon=-1)

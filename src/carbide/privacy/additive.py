@@ -18,16 +18,17 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from carbide.privacy.linear import PrivateLinearRecipe, unit
 from carbide.privacy.logistic import Scaling, check, probabilities
+from carbide.privacy.private_model import PrivateModel
 from carbide.privacy.scattered import noisy_directions, noisy_mean
 from carbide.stats.accounting import PrivacyStatement
-from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Rng, Space, digest
+from carbide.types import Array, Dataset, InputError, Rng, Space
 
 MOST = 12  # waves of a feature: more would be finer than noise ever allows
 LENGTH = 0.5  # rows are stretched by one over it, so that around the centre they are about as long as one; gradients are cut in any case
@@ -68,21 +69,13 @@ class Waves:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PrivateAdditive:
+class PrivateAdditive(PrivateModel):
     """A sum of curves: ``weights`` ``(h, D)`` of the waves and the ``intercept`` ``(h,)``; h = 1 for two classes and k for more."""
 
+    plain: ClassVar[dict[str, type]] = {"waves": Waves}
     weights: Array
     intercept: Array
     waves: Waves
-    privacy: PrivacyStatement
-    space: Space
-    classes: int
-    threshold: float = 0.5
-
-    @property
-    def access(self) -> Access:
-        """Labels and scores."""
-        return BLACK_BOX
 
     def predict(self, x: Array) -> Array:
         """Probabilities ``(n, k)`` float64."""
@@ -94,24 +87,6 @@ class PrivateAdditive:
         """What each feature adds to each logit, ``(n, d, h)``: with the intercept they sum to the logits. Each is a curve of its feature alone."""
         _, m = self.waves.blocks(self.space)
         return np.add.reduceat(self.waves.ball(x, self.space)[:, :, None] * self.weights.T, np.flatnonzero(m == 1), axis=1)
-
-    def at(self, threshold: float) -> PrivateAdditive:
-        """The same model deciding at another threshold."""
-        return replace(self, threshold=threshold)
-
-    def digest(self) -> str:
-        """A hash of everything that decides its answers."""
-        return digest(self.weights, self.intercept, self.waves, self.space, self.threshold)
-
-    def to_state(self) -> dict[str, Any]:
-        """Plain values and arrays."""
-        return {"weights": self.weights, "intercept": self.intercept, "waves": asdict(self.waves), "privacy": self.privacy.to_state(),
-                "space": self.space, "classes": self.classes, "threshold": self.threshold}  # fmt: skip
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> PrivateAdditive:
-        """The model that ``to_state`` was taken from."""
-        return cls(**{**state, "waves": Waves(**state["waves"]), "privacy": PrivacyStatement.from_state(state["privacy"])})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from carbide.privacy.logistic import ASSUMPTIONS, SEEDED, Scaling, check, gradient_sum, probabilities
+from carbide.privacy.private_model import PrivateModel
 from carbide.privacy.scattered import NEIGHBOURS, ROUNDING, Noise, noisy_directions, noisy_mean
 from carbide.stats.accounting import PrivacyStatement, check_promise, gdp_mu, noise_for
-from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Rng, Space, digest
+from carbide.types import Array, Dataset, InputError, Rng
 
 STEPS = (5, 100)  # at least, at most
 PACE = 0.15  # steps by unit of what is seen: n mu, doubled where leaving a row out is all that counts
@@ -49,23 +50,15 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PrivateLinear:
+class PrivateLinear(PrivateModel):
     """A linear model ``weights`` ``(h, d + 1)`` around a ``centre`` ``(d,)``, with ``directions`` ``(r, d)`` damped by ``gains`` ``(r,)``."""
 
+    plain: ClassVar[dict[str, type]] = {"scaling": Scaling}
     weights: Array
     centre: Array
     directions: Array
     gains: Array
     scaling: Scaling
-    privacy: PrivacyStatement
-    space: Space
-    classes: int
-    threshold: float = 0.5
-
-    @property
-    def access(self) -> Access:
-        """Labels and scores."""
-        return BLACK_BOX
 
     def predict(self, x: Array) -> Array:
         """Probabilities ``(n, k)`` float64."""
@@ -73,24 +66,6 @@ class PrivateLinear:
             return np.zeros((0, self.classes))
         ball = self.scaling.ball(x, self.space)
         return probabilities(_rows(ball, self.centre, self.directions, self.gains, self.scaling) @ self.weights.T)
-
-    def at(self, threshold: float) -> PrivateLinear:
-        """The same model deciding at another threshold."""
-        return replace(self, threshold=threshold)
-
-    def digest(self) -> str:
-        """A hash of everything that decides its answers."""
-        return digest(self.weights, self.centre, self.directions, self.gains, self.scaling, self.space, self.threshold)
-
-    def to_state(self) -> dict[str, Any]:
-        """Plain values and arrays."""
-        return {"weights": self.weights, "centre": self.centre, "directions": self.directions, "gains": self.gains, "scaling": asdict(self.scaling),
-                "privacy": self.privacy.to_state(), "space": self.space, "classes": self.classes, "threshold": self.threshold}  # fmt: skip
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> PrivateLinear:
-        """The model that ``to_state`` was taken from."""
-        return cls(**{**state, "scaling": Scaling(**state["scaling"]), "privacy": PrivacyStatement.from_state(state["privacy"])})
 
 
 @dataclass(frozen=True, kw_only=True)

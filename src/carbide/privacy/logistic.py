@@ -15,13 +15,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
+from carbide.privacy.private_model import PrivateModel
 from carbide.stats.accounting import PrivacyStatement, check_promise, check_rows, gdp_mu, noise_for
-from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Rng, Space, digest
+from carbide.types import Array, Dataset, InputError, Rng, Space
 
 ASSUMPTIONS = (
     "the bounds of the features are public knowledge and were not read off the training rows",
@@ -64,48 +65,22 @@ class Scaling:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PrivateLogistic:
+class PrivateLogistic(PrivateModel):
     """A logistic regression around a centre ``(d,)``, and what its training promises.
 
     ``weights`` are ``(h, d + 1)``, with h = 1 for two classes and k for more.
     """
 
+    plain: ClassVar[dict[str, type]] = {"scaling": Scaling}
     weights: Array
     centre: Array
     scaling: Scaling
-    privacy: PrivacyStatement
-    space: Space
-    classes: int
-    threshold: float = 0.5
-
-    @property
-    def access(self) -> Access:
-        """Labels and scores."""
-        return BLACK_BOX
 
     def predict(self, x: Array) -> Array:
         """Probabilities ``(n, k)`` float64."""
         if len(x) == 0:
             return np.zeros((0, self.classes))
         return probabilities(self.scaling.rows(self.scaling.ball(x, self.space), self.centre) @ self.weights.T)
-
-    def at(self, threshold: float) -> PrivateLogistic:
-        """The same model deciding at another threshold."""
-        return replace(self, threshold=threshold)
-
-    def digest(self) -> str:
-        """A hash of weights, centre, scaling, space and threshold."""
-        return digest(self.weights, self.centre, self.scaling, self.space, self.threshold)
-
-    def to_state(self) -> dict[str, Any]:
-        """Plain values and arrays."""
-        return {"weights": self.weights, "centre": self.centre, "scaling": asdict(self.scaling), "privacy": self.privacy.to_state(),
-                "space": self.space, "classes": self.classes, "threshold": self.threshold}  # fmt: skip
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> PrivateLogistic:
-        """The model that ``to_state`` was taken from."""
-        return cls(**{**state, "scaling": Scaling(**state["scaling"]), "privacy": PrivacyStatement.from_state(state["privacy"])})
 
 
 @dataclass(frozen=True, kw_only=True)

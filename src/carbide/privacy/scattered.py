@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from carbide.privacy.logistic import ASSUMPTIONS, SEEDED, probabilities
+from carbide.privacy.private_model import PrivateModel
 from carbide.privacy.scattering import out_shape, scatter
 from carbide.stats.accounting import ADJACENCY, PrivacyStatement, check_promise, check_rows, gdp_mu, noise_for
-from carbide.types import BLACK_BOX, Access, Array, Dataset, InputError, Rng, Space, digest
+from carbide.types import Array, Dataset, InputError, Rng, Space
 
 TOGETHER = 3  # channels that are normalised together; the 81 of a scattering transform make 27 groups
 CONSTANT = 0.1  # the weight of the intercept
@@ -37,7 +38,7 @@ CHUNK = 1024
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ScatteredModel:
+class ScatteredModel(PrivateModel):
     """A linear model of scattered images: ``centre`` ``(d,)``, damped ``directions`` ``(r, d)`` with ``gains`` ``(r,)``, ``weights`` ``(h, d + 1)``.
 
     All float32; h = 1 for two classes and k for more.
@@ -47,15 +48,6 @@ class ScatteredModel:
     centre: Array
     directions: Array
     gains: Array
-    privacy: PrivacyStatement
-    space: Space
-    classes: int
-    threshold: float = 0.5
-
-    @property
-    def access(self) -> Access:
-        """Labels and scores."""
-        return BLACK_BOX
 
     def predict(self, x: Array) -> Array:
         """Probabilities ``(n, k)`` float64."""
@@ -66,24 +58,6 @@ class ScatteredModel:
                 (rows @ self.weights[:, :-1].T + np.float32(CONSTANT) * self.weights[:, -1]).astype(np.float64)
             )
         return out
-
-    def at(self, threshold: float) -> ScatteredModel:
-        """The same model deciding at another threshold."""
-        return replace(self, threshold=threshold)
-
-    def digest(self) -> str:
-        """A hash of everything that decides its answers."""
-        return digest(self.weights, self.centre, self.directions, self.gains, self.space, self.threshold)
-
-    def to_state(self) -> dict[str, Any]:
-        """Plain values and arrays."""
-        return {"weights": self.weights, "centre": self.centre, "directions": self.directions, "gains": self.gains,
-                "privacy": self.privacy.to_state(), "space": self.space, "classes": self.classes, "threshold": self.threshold}  # fmt: skip
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> ScatteredModel:
-        """The model that ``to_state`` was taken from."""
-        return cls(**{**state, "privacy": PrivacyStatement.from_state(state["privacy"])})
 
 
 @dataclass(frozen=True, kw_only=True)

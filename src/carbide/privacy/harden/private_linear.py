@@ -10,48 +10,22 @@ public number of rows and features, so that no setting has to be chosen on the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from carbide.privacy.harden._private import PrivateMethod
 from carbide.privacy.linear import PrivateLinearRecipe
-from carbide.privacy.logistic import check
-from carbide.registry import Method
-from carbide.types import Case, InputError, Membership, Recipe, Threat
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrivateLinearModel(Method):
+class PrivateLinearModel(PrivateMethod):
     """Trains a linear model with an accounted (epsilon, delta), its settings fixed by the number of rows, instead of the recipe's model.
 
     The account is for replacing one row (``neighbours: remove``: for leaving one out); ``clip`` is the length that each row's gradient is cut to.
     """
 
-    threats = (Membership,)
+    recipe: ClassVar[type[Any]] = PrivateLinearRecipe
     default: ClassVar[bool] = False
-    epsilon: float = 1.0
-    delta: float = 1e-5
     clip: float = 0.1
     neighbours: str = "replace"
     secret_noise: bool = False
-
-    def __post_init__(self) -> None:
-        self._recipe()
-
-    def __call__(self, recipe: Recipe | None, threat: Threat) -> Recipe:
-        """The private recipe; of the given one nothing is kept."""
-        return self._recipe()
-
-    def refuses(self, case: Case, threat: Threat) -> str | None:
-        """Features must have finite bounds, and delta must be below one over the number of rows."""
-        try:
-            check(case.data.train, self.delta)
-        except InputError as error:
-            return str(error)
-        return None
-
-    def strengths(self) -> tuple[Method, ...]:
-        """Four times the epsilon, then the epsilon asked for."""
-        return (replace(self, epsilon=4 * self.epsilon), self)
-
-    def _recipe(self) -> PrivateLinearRecipe:
-        return PrivateLinearRecipe(**{f.name: getattr(self, f.name) for f in fields(self)})
