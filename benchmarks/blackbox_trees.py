@@ -50,8 +50,16 @@ def world(seed: int) -> tuple[EstimatorModel, Array]:
     return model, frauds[model.predict(frauds)[:, 1] >= model.threshold]  # type: ignore[return-value]
 
 
-def peers(model: Any, counted: Callable[[Array], Array], seed: int) -> dict[str, Callable[[Array], Array]]:
-    """ART's attacks on a black box whose decision is the model's at its threshold."""
+def peers(
+    model: Any,
+    counted: Callable[[Array], Array] | None,
+    seed: int,
+    *,
+    zoo: int = 100,
+    hop: tuple[int, int, int] = (50, 1000, 100),
+    boundary: int = 1000,
+) -> dict[str, Callable[[Array], Array]]:
+    """ART's attacks, with these numbers of iterations (``hop``: and of evaluations, most and at first), on a black box whose decision is the model's at its threshold; ``counted`` gives probabilities."""
     from art.attacks.evasion import BoundaryAttack, HopSkipJump, ZooAttack
     from art.estimators.classification import BlackBoxClassifier
 
@@ -59,15 +67,16 @@ def peers(model: Any, counted: Callable[[Array], Array], seed: int) -> dict[str,
 
     def shifted(x: Array) -> Array:
         """Probabilities moved so that 0.5 is the model's threshold, as ART decides by the larger one."""
-        p, t = counted(np.asarray(x, np.float64)), model.threshold
+        x, t = np.asarray(x, np.float64), model.threshold
+        p = model.predict(x)[:, 1] if counted is None else counted(x)
         moved = np.where(p < t, 0.5 * p / t, 0.5 + 0.5 * (p - t) / (1 - t))
         return np.stack([1 - moved, moved], 1).astype(np.float32)
 
     box = BlackBoxClassifier(shifted, (len(model.space.names),), 2, clip_values=(0.0, 1.0))
-    return {"ART ZOO": lambda x: ZooAttack(box, max_iter=100, learning_rate=0.1, nb_parallel=8, variable_h=0.2, use_resize=False, use_importance=False,
+    return {"ART ZOO": lambda x: ZooAttack(box, max_iter=zoo, learning_rate=0.1, nb_parallel=8, variable_h=0.2, use_resize=False, use_importance=False,
                                            batch_size=1, verbose=False).generate(x),
-            "ART HopSkipJump": lambda x: HopSkipJump(box, norm=2, max_iter=50, max_eval=1000, init_eval=100, verbose=False).generate(x),
-            "ART BoundaryAttack": lambda x: BoundaryAttack(box, targeted=False, max_iter=1000, verbose=False).generate(x)}  # fmt: skip
+            "ART HopSkipJump": lambda x: HopSkipJump(box, norm=2, max_iter=hop[0], max_eval=hop[1], init_eval=hop[2], verbose=False).generate(x),
+            "ART BoundaryAttack": lambda x: BoundaryAttack(box, targeted=False, max_iter=boundary, verbose=False).generate(x)}  # fmt: skip
 
 
 def judged(model: Any, rows: Array, witness: Array) -> tuple[Array, Array, Array]:

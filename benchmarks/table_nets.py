@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +28,7 @@ from torch import nn
 from xgboost import XGBClassifier
 
 from benchmarks.accounts import POINT, splits_of, threat
-from benchmarks.blackbox_trees import judged, logged
+from benchmarks.blackbox_trees import judged, logged, peers
 from benchmarks.record import record
 from carbide.data.cases import builtin_prices
 from carbide.data.cases.fraud import make_fraud
@@ -149,25 +148,6 @@ def fraud_worlds(seed: int, rows: int) -> list[World]:
     return found
 
 
-def peers(model: Any, seed: int) -> dict[str, Callable[[Array], Array]]:
-    """ART's attacks on a black box whose decision at one half is the model's at its threshold."""
-    from art.attacks.evasion import BoundaryAttack, HopSkipJump, ZooAttack
-    from art.estimators.classification import BlackBoxClassifier
-
-    np.random.seed(seed)  # noqa: NPY002 - ART draws from numpy's global state
-
-    def shifted(x: Array) -> Array:
-        p, t = model.predict(np.asarray(x, np.float64))[:, 1], model.threshold
-        moved = np.where(p < t, 0.5 * p / t, 0.5 + 0.5 * (p - t) / (1 - t))
-        return np.stack([1 - moved, moved], 1).astype(np.float32)
-
-    box = BlackBoxClassifier(shifted, (len(model.space.names),), 2, clip_values=(0.0, 1.0))
-    return {"ART ZOO": lambda x: ZooAttack(box, max_iter=60, learning_rate=0.1, nb_parallel=8, variable_h=0.2, use_resize=False, use_importance=False,
-                                           batch_size=1, verbose=False).generate(x),
-            "ART HopSkipJump": lambda x: HopSkipJump(box, norm=2, max_iter=20, max_eval=500, init_eval=50, verbose=False).generate(x),
-            "ART BoundaryAttack": lambda x: BoundaryAttack(box, targeted=False, max_iter=300, verbose=False).generate(x)}  # fmt: skip
-
-
 def ours(world: World) -> dict[str, Any]:
     """The attacks of the house that run on a model."""
     found = {"genetic": Genetic(), "boundary (labels)": Boundary()}
@@ -186,7 +166,11 @@ def measure(world: World, seed: int, *, against: bool) -> tuple[list[dict[str, A
         counted = Counted(world.model)
         box = _Facade(world.model, counted)
         start = time.perf_counter()
-        witness = peers(box, seed)[name](world.rows.astype(np.float32)) if attack is None else attack(counted, world.rows.copy())
+        witness = (
+            peers(box, None, seed, zoo=60, hop=(20, 500, 50), boundary=300)[name](world.rows.astype(np.float32))
+            if attack is None
+            else attack(counted, world.rows.copy())
+        )
         seconds = time.perf_counter() - start
         witness = np.asarray(witness, np.float64)
         price = judge(world.model, world.rows, world.y, witness, world.threat, world.model.space).cost
