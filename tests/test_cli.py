@@ -17,6 +17,7 @@ import pytest
 import yaml
 from sklearn.linear_model import LogisticRegression
 
+import carbide
 from carbide.cli import app, guarded
 from carbide.plan import plan_schema
 from carbide.report.results_json import results_schema
@@ -300,6 +301,18 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, tmp_path, capsys):
 def test_nothing_heavy_is_loaded_to_say_hello():
     code = "import sys, carbide, carbide.cli; print([m for m in ('torch', 'sklearn', 'scipy', 'numba', 'pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_data_fit_the_space_that_was_drafted_from_them(tmp_path):
+    values = np.random.default_rng(0).normal(size=(200, 8))
+    values[np.arange(8) * 20, np.arange(8)] = 1e6  # each column has one far row, and not all of these fall into the training rows
+    lines = [",".join([*(f"{v:.3f}" for v in row), str(i % 2)]) for i, row in enumerate(values)]
+    (tmp_path / "data.csv").write_text("\n".join(["a,b,c,d,e,f,g,h,label", *lines]))
+    draft = tmp_path / "space.json"
+    assert run("space", "infer", str(tmp_path / "data.csv"), "--label", "label", "--out", str(draft)) == 0
+    whole = carbide.load_data(tmp_path / "data.csv", label="label", space=draft)
+    assert sum(len(part) for part in (whole.train, whole.validation, whole.test)) == 200
+    assert run("space", "show", str(draft)) == 0
 
 
 def test_methods_and_schemas_are_printed(capsys):

@@ -298,10 +298,13 @@ def space_infer(
     """Draft a space file from data and print it in words, for a person to confirm."""
     from carbide.api import load_data
     from carbide.space.files import save_space
-    from carbide.space.infer import describe_space
+    from carbide.space.infer import describe_space, holding
 
     options = {} if label is None else {"label": label}
-    space = load_data(data, **options).train.space
+    splits = load_data(data, **options)
+    space = splits.train.space
+    for part in (splits.validation, splits.test):  # a draft that the data it was drafted from breaks is of no use
+        space = holding(space, part.x)
     save_space(space, out)
     say(describe_space(space))
     say(f"Read this with somebody who knows the data, correct {out}, and name it in the plan: data: {{space: {out}}}")

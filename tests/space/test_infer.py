@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from carbide.space.files import space_of, table_json
-from carbide.space.infer import describe_space, infer_space
+from carbide.space.infer import describe_space, holding, infer_space
 from carbide.types import InputError, Kind, Linear, Ratio, Space
 
 
@@ -106,3 +106,12 @@ def test_rows_that_cannot_be_used():
     pandas = pytest.importorskip("pandas")
     with pytest.raises(InputError, match="'b' holds no numbers"):
         infer_space(pandas.DataFrame({"a": [1], "b": ["x"]}))
+
+
+def test_a_draft_is_moved_out_to_hold_other_rows():
+    space = Space.table(
+        ["a", "b", "c"], lower=np.array([0.0, 0.0, 0.0]), upper=np.array([1.0, 3.0, 2.0]), kind=[Kind.REAL, Kind.INTEGER, Kind.CATEGORICAL]
+    )
+    held = holding(space, np.array([[-2.0, 1.0, 7.0], [np.nan, 9.0, 0.0]]))
+    assert (held.lower.tolist(), held.upper.tolist()) == ([-2.0, 0.0, 0.0], [1.0, 9.0, 2.0])  # categories are codes: there are no others
+    np.testing.assert_array_equal(holding(space, np.zeros((0, 3))).upper, space.upper)

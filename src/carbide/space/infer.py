@@ -58,6 +58,16 @@ def infer_space(data: Any, *, names: Sequence[str] = (), margin: float = MARGIN)
     return bare if known is None else replace(bare, categories=dict(known.categories))
 
 
+def holding(space: Space, x: Array) -> Space:
+    """The space with the bounds of numbers moved out as far as rows ``x`` ``(n, *shape)`` lie beyond them; missing values say nothing."""
+    number = (space.kind == Kind.REAL) | (space.kind == Kind.INTEGER)
+    with np.errstate(invalid="ignore"):
+        low, high = np.fmin.reduce(x, axis=0, initial=np.inf), np.fmax.reduce(x, axis=0, initial=-np.inf)
+    return replace(
+        space, lower=np.where(number, np.minimum(space.lower, low), space.lower), upper=np.where(number, np.maximum(space.upper, high), space.upper)
+    )
+
+
 def _rows(data: Any, names: Sequence[str]) -> tuple[Array, tuple[str, ...], Space | None]:
     if isinstance(data, Dataset):
         return data.x, data.space.names, data.space
