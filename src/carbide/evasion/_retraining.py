@@ -9,6 +9,7 @@ safest one within the allowed loss is trained again on all rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from carbide.evasion._blind import BlindRecipe, constrained, one_way
 from carbide.evasion._tree_search import search
+from carbide.models.trees.averaging import averaged, can_average
 from carbide.run import spread
 from carbide.space.membership import inside
 from carbide.space.prices import as_mapping, cost, matrices, price_arrays
@@ -25,6 +27,7 @@ from carbide.types import Array, Dataset, FeatureBudget, InputError, Model, Pric
 
 LEAST = 10  # frauds that training and the rows set aside each need
 DRAWS = 12  # ways to spend the money that are drawn for a row until one is possible
+BAG = 0.7  # share of the honest rows that a bag trains on
 FREE = 0.4  # share of the one-way features that a random spender uses
 
 
@@ -42,16 +45,21 @@ class RetrainingRecipe:
     loss: float
     false_positive_rate: float
     holdout: float
+    bags: int = 1
 
     def fit(self, dataset: Dataset, rng: Rng) -> Model:
-        """The model of the best settings and round, trained on all rows and the manipulated ones.
+        """The model of the best settings and round, trained on all rows and the manipulated ones; an average of ``bags`` models.
 
         Raises:
-            InputError: if there are too few rows of either class, or the model is no tree ensemble.
+            InputError: if there are too few rows of either class, or the model is no tree ensemble, or none that can be averaged.
         """
         seed = int(rng.integers(2**62))
         best = self.best(dataset, seed)
-        return best.recipe.fit(self.enlarged(dataset, self.pool(best, dataset, seed), seed), np.random.default_rng(seed))
+        pool = self.pool(best, dataset, seed)
+        if self.bags == 1:
+            return best.recipe.fit(self.enlarged(dataset, pool, seed), np.random.default_rng(seed))
+        _averages(best.model)
+        return _joined(spread(_bag, [_Bag(recipe=self, best=best, pool=pool, dataset=dataset, seed=seed, number=i) for i in range(self.bags)], label="bags"))
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the training."""
@@ -148,6 +156,41 @@ class _Setting:
     early: Dataset
     late: Dataset
     seed: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Bag:
+    """The work of one bag."""
+
+    recipe: RetrainingRecipe
+    best: Trial
+    pool: Array
+    dataset: Dataset
+    seed: int
+    number: int
+
+
+def _bag(work: _Bag) -> Model:
+    """The best trial trained on all frauds, a share of the honest rows and a pool with random spenders of its own."""
+    data, rng = work.dataset, np.random.default_rng([work.seed, 3, work.number])
+    honest = np.flatnonzero(data.y == 0)
+    rows = np.sort(np.concatenate([np.flatnonzero(data.y == 1), rng.permutation(honest)[: math.ceil(BAG * len(honest))]]))
+    pool = np.concatenate([work.pool, work.recipe.drawn(data, rng)])
+    seed = int(rng.integers(2**62))
+    return work.best.recipe.fit(work.recipe.enlarged(data.take(rows), pool, seed), np.random.default_rng(seed))
+
+
+def _averages(model: Model) -> None:
+    """Refuse models that cannot be averaged, before they are trained."""
+    estimator = getattr(model, "estimator", model)
+    if not can_average(estimator):
+        raise InputError(f"retraining: bags average XGBoost's trees (gbtree), LightGBM's or a scikit-learn forest's, but the recipe trains a "
+                         f"{type(estimator).__name__}; set bags to 1")  # fmt: skip
+
+
+def _joined(models: Sequence[Any]) -> Model:
+    """One model that answers the average."""
+    return replace(models[0], estimator=averaged([m.estimator for m in models]))
 
 
 def _rounds(work: _Setting) -> list[Trial]:
