@@ -125,7 +125,7 @@ def measure(job: tuple[int, int]) -> dict[str, Any]:
                                   "without the movable features": DropMutable()(PLAIN, threat()),
                                   "a constant": EstimatorRecipe(estimator=DecisionTreeClassifier(min_samples_leaf=0.6)),
                                   "Carbide's retraining": Retraining()(PLAIN, threat()),
-                                  "Carbide's retraining, margin 2": Retraining(margin=2.0)(PLAIN, threat())}  # fmt: skip
+                                  "Carbide's retraining, one model": Retraining(bags=1)(PLAIN, threat())}  # fmt: skip
     found: dict[str, Any] = {name: measured(recipe.fit(splits.train, rng_for(seed, "train")), splits) for name, recipe in recipes.items()}
     steps = [measured(model, splits) for model in naive(splits, rounds, seed)]
     found[f"naive retraining, {rounds} rounds"] = steps[-1]

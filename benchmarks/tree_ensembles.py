@@ -87,7 +87,7 @@ def recipes(case: Case) -> Iterator[tuple[str, Any]]:
                                                                                         verbose=-1, n_jobs=1, random_state=0))  # fmt: skip
             yield f"random forest {trees}x{depth}", EstimatorRecipe(estimator=RandomForestClassifier(trees, max_depth=depth, random_state=0))
             if case.name == "fraud":
-                yield f"xgboost {trees}x{depth}, hardened", Retraining()(plain, FeatureBudget(money=50.0, prices=case.prices))
+                yield f"xgboost {trees}x{depth}, hardened", Retraining(bags=1)(plain, FeatureBudget(money=50.0, prices=case.prices))
 
 
 def measure(case: Case, name: str, recipe: Any, *, rows: int, highs: int, seconds: float) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from carbide.types import Dataset, FeatureBudget, InputError, Price, PriceTable,
 
 SPACE = Space.table(["cheap", "dear", "count", "fixed"], lower=np.zeros(4), upper=np.full(4, 10.0), step=np.array([0, 0, 1.0, 0]),
                     mutable=np.array([True, True, True, False]))  # fmt: skip
-THREAT = FeatureBudget(money=2.0, prices=PriceTable(prices={"cheap": Price(up=0.2, down=0.2), "dear": Price(up=4.0, down=4.0), "count": Price(up=0.5)}))
+THREAT = FeatureBudget(
+    money=2.0, prices=PriceTable(prices={"cheap": Price(up=0.2, down=0.2), "dear": Price(up=4.0, down=4.0), "count": Price(up=0.5)})
+)
 RECIPE = EstimatorRecipe(estimator=XGBClassifier(n_estimators=15, max_depth=3, learning_rate=0.3, n_jobs=1))
 
 
@@ -60,7 +62,7 @@ def test_hardened_models_resist_a_grid_that_breaks_the_plain_one():
     plain = RECIPE.fit(train, rng_for(0, "train"))
     assert recall(plain, test) > 0.9
     assert recall(plain, test, grid=9) < 0.2
-    for options in ({}, {"bags": 3, "margin": 1.5}):
+    for options in ({}, {"bags": 1, "margin": 1.3}):
         model = recipe(**options).fit(train, rng_for(0, "train"))
         assert recall(model, test) > 0.7
         assert recall(model, test, grid=9) > recall(plain, test, grid=9) + 0.4
@@ -81,7 +83,8 @@ def test_bags_are_the_average_of_models_with_other_draws():
     np.testing.assert_array_equal(model.predict(x), recipe(bags=3, rounds=0).fit(train, rng_for(0, "train")).predict(x))
 
 
-def test_a_bag_holds_every_fraud_and_its_share_of_the_honest_rows():
+@pytest.mark.parametrize(("weight", "honest"), [(1.0, None), (15.0, 0.7)])
+def test_a_bag_holds_every_fraud_and_as_many_honest_rows_up_to_a_share(weight, honest):
     train, seen = payments(400, 4), []
 
     @dataclass(frozen=True)
@@ -90,19 +93,26 @@ def test_a_bag_holds_every_fraud_and_its_share_of_the_honest_rows():
             seen.append(dataset)
             return SimpleNamespace()
 
-    work = recipe(copies=2, weight=1.0)
+    work = recipe(copies=30, weight=weight)
     best = SimpleNamespace(recipe=Spy())
-    room._bag(room._Bag(recipe=work, best=best, pool=np.zeros((0, 4)), dataset=train, seed=0, number=0))  # type: ignore[arg-type]
-    (bag,), frauds, honest = seen, int(train.y.sum()), int((train.y == 0).sum())
-    real = np.char.startswith(bag.ids, "r")
-    assert set(bag.ids[real & (bag.y == 1)]) == set(train.ids[train.y == 1])
-    assert (bag.y[real] == 0).sum() == np.ceil(room.BAG * honest)
-    assert (~real).sum() == frauds  # one a fraud of the two that were drawn
-    assert (bag.y[~real] == 1).all()
+    for number in (0, 1):
+        room._bag(room._Bag(recipe=work, best=best, pool=np.zeros((0, 4)), dataset=train, seed=0, number=number))  # type: ignore[arg-type]
+    frauds = int(train.y.sum())
+    for bag in seen:
+        real = np.char.startswith(bag.ids, "r")
+        assert set(bag.ids[real & (bag.y == 1)]) == set(train.ids[train.y == 1])
+        assert (~real).sum() == weight * frauds
+        assert (bag.y[~real] == 1).all()
+        expected = (bag.y == 1).sum() if honest is None else np.ceil(honest * (train.y == 0).sum())
+        assert (bag.y == 0).sum() == expected
+    first, second = ({*bag.ids[bag.y == 0]} for bag in seen)
+    assert first != second
 
 
 def test_models_that_cannot_be_averaged_are_refused_in_a_sentence():
     work = Retraining(rounds=0, copies=1, bags=2, false_positive_rate=0.05)
+    unsaid = Retraining(rounds=0, copies=1, false_positive_rate=0.05)(EstimatorRecipe(estimator=HistGradientBoostingClassifier(max_iter=4)), THREAT)
+    assert unsaid.fit(payments(400, 5), rng_for(0, "train")).ensemble.trees == 4
     histogram = work(EstimatorRecipe(estimator=HistGradientBoostingClassifier(max_iter=4)), THREAT)
     with pytest.raises(InputError, match=r"HistGradientBoostingClassifier; set bags to 1"):
         histogram.fit(payments(400, 5), rng_for(0, "train"))

@@ -27,7 +27,8 @@ from carbide.types import Array, Dataset, FeatureBudget, InputError, Model, Pric
 
 LEAST = 10  # frauds that training and the rows set aside each need
 DRAWS = 12  # ways to spend the money that are drawn for a row until one is possible
-BAG = 0.7  # share of the honest rows that a bag trains on
+BAGS = 8  # models that are averaged where nothing else is asked for
+MOST = 0.7  # share of the honest rows that a bag trains on at most
 FREE = 0.4  # share of the one-way features that a random spender uses
 
 
@@ -45,7 +46,7 @@ class RetrainingRecipe:
     loss: float
     false_positive_rate: float
     holdout: float
-    bags: int = 1
+    bags: int | None = None
 
     def fit(self, dataset: Dataset, rng: Rng) -> Model:
         """The model of the best settings and round, trained on all rows and the manipulated ones; an average of ``bags`` models.
@@ -55,17 +56,18 @@ class RetrainingRecipe:
         """
         seed = int(rng.integers(2**62))
         best = self.best(dataset, seed)
-        pool = self.pool(best, dataset, seed)
-        if self.bags == 1:
+        pool, bags = self.pool(best, dataset, seed), bags_of(self.bags, best.model)
+        if bags == 1:
             return best.recipe.fit(self.enlarged(dataset, pool, seed), np.random.default_rng(seed))
-        _averages(best.model)
-        return _joined(spread(_bag, [_Bag(recipe=self, best=best, pool=pool, dataset=dataset, seed=seed, number=i) for i in range(self.bags)], label="bags"))
+        return _joined(
+            spread(_bag, [_Bag(recipe=self, best=best, pool=pool, dataset=dataset, seed=seed, number=i) for i in range(bags)], label="bags")
+        )
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the training."""
         said = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("inner", "threat")}
         return {"recipe": "retraining", "inner": dict(self.inner.describe()), "money": self.threat.money, "prices": as_mapping(self.threat.prices),
-                **said, "cheap": list(self.cheap)}  # fmt: skip
+                **said, "cheap": list(self.cheap), "bags": self.bags or (BAGS if can_average(getattr(self.inner, "estimator", None)) else 1)}  # fmt: skip
 
     def best(self, dataset: Dataset, seed: int) -> Trial:
         """The trial that ``chosen`` prefers among all rounds of all settings; a clean recall within the loss of the plain recipe's is asked for."""
@@ -171,21 +173,34 @@ class _Bag:
 
 
 def _bag(work: _Bag) -> Model:
-    """The best trial trained on all frauds, a share of the honest rows and a pool with random spenders of its own."""
+    """The best trial trained on all frauds, a pool with random spenders of its own, and as many honest rows, but at most a share of them."""
     data, rng = work.dataset, np.random.default_rng([work.seed, 3, work.number])
-    honest = np.flatnonzero(data.y == 0)
-    rows = np.sort(np.concatenate([np.flatnonzero(data.y == 1), rng.permutation(honest)[: math.ceil(BAG * len(honest))]]))
+    frauds, honest = np.flatnonzero(data.y == 1), np.flatnonzero(data.y == 0)
     pool = np.concatenate([work.pool, work.recipe.drawn(data, rng)])
     seed = int(rng.integers(2**62))
-    return work.best.recipe.fit(work.recipe.enlarged(data.take(rows), pool, seed), np.random.default_rng(seed))
+    fraudulent = work.recipe.enlarged(data.take(frauds), pool, seed)
+    drawn = rng.permutation(honest)[: min(len(fraudulent), math.ceil(MOST * len(honest)))]
+    return work.best.recipe.fit(joined_rows(data.take(np.sort(drawn)), fraudulent), np.random.default_rng(seed))
 
 
-def _averages(model: Model) -> None:
-    """Refuse models that cannot be averaged, before they are trained."""
+def joined_rows(one: Dataset, other: Dataset) -> Dataset:
+    """The rows of two data sets of one space."""
+    both = {name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in ("x", "y", "ids", "source")}
+    return replace(one, **both)
+
+
+def bags_of(asked: int | None, model: Model) -> int:
+    """How many models are averaged: what is asked for, or ``BAGS`` where models like this one can be.
+
+    Raises:
+        InputError: if more than one is asked for and they cannot be.
+    """
     estimator = getattr(model, "estimator", model)
-    if not can_average(estimator):
+    able = can_average(estimator)
+    if not able and (asked or 1) > 1:
         raise InputError(f"retraining: bags average XGBoost's trees (gbtree), LightGBM's or a scikit-learn forest's, but the recipe trains a "
                          f"{type(estimator).__name__}; set bags to 1")  # fmt: skip
+    return asked or (BAGS if able else 1)
 
 
 def _joined(models: Sequence[Any]) -> Model:

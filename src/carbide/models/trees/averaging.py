@@ -35,7 +35,9 @@ def can_average(estimator: Any) -> bool:
     library = library_of(estimator)
     if library == "sklearn":
         return type(estimator).__name__ in FORESTS
-    return library in ("xgboost", "lightgbm") and getattr(estimator, "booster", None) not in ("gblinear", "dart") and hasattr(estimator, "predict_proba")
+    return (
+        library in ("xgboost", "lightgbm") and getattr(estimator, "booster", None) not in ("gblinear", "dart") and hasattr(estimator, "predict_proba")
+    )
 
 
 def averaged(estimators: Sequence[Any]) -> Any:
@@ -99,7 +101,9 @@ def _best(booster: Any) -> Any:
 
 def _share(tree: dict[str, Any], models: int) -> dict[str, Any]:
     """The tree with leaves divided by the number of models."""
-    values = [c if child >= 0 else float(str(np.float32(c / models))) for c, child in zip(tree["split_conditions"], tree["left_children"], strict=True)]
+    values = [
+        c if child >= 0 else float(str(np.float32(c / models))) for c, child in zip(tree["split_conditions"], tree["left_children"], strict=True)
+    ]
     return tree | {"split_conditions": values, "base_weights": [float(str(np.float32(w / models))) for w in tree["base_weights"]]}
 
 
