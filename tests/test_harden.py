@@ -75,6 +75,45 @@ def test_what_is_slower_than_the_user_allows_is_not_chosen(monkeypatch):
     assert harden_case(case, (ask,), Budget(accuracy_loss=1.0, latency_factor=3.0)).changed
 
 
+def test_where_a_defence_is_too_slow_its_lighter_variant_is_tried(monkeypatch):
+    from carbide.evasion.harden.retraining import Retraining
+    from carbide.types import FeatureBudget, Price, PriceTable
+
+    case = case_of(DecisionTreeClassifier(max_depth=3))
+    made: list[int | None] = []
+
+    class Marked:
+        """A recipe whose model says how many bags it has."""
+
+        def __init__(self, bags):
+            self.bags = bags
+
+        def describe(self):
+            return {"bags": self.bags}
+
+        def fit(self, dataset, rng):
+            made.append(self.bags)
+            return replace(case.model, threshold=0.5 + 0.01 * (self.bags or 8))
+
+    def fake(trial, asks, *, quick):
+        finding = Finding(metric="m", value=trial.model.threshold, low=0, high=1, n=9, method="a", threat="t", access="l", seed=0, headline=True)
+        return (Section(threat="t", room="evasion", findings=(finding,)),)
+
+    monkeypatch.setattr(Retraining, "__call__", lambda self, recipe, threat: Marked(self.bags))
+    monkeypatch.setattr(_harden, "audit_case", fake)
+    monkeypatch.setattr(_harden, "latency", lambda model, x: Latency(p50=1.0 + 20 * (model.threshold - 0.5), p99=9.0))  # 8 bags: 2.6, one: 1.2
+    threat = FeatureBudget(money=1.0, prices=PriceTable(prices={case.model.space.names[0]: Price(up=1.0)}))
+    for factor, wanted, tried in ((None, None, [None]), (2.0, 1, [None, 1]), (1.1, "as it is", [None, 1])):
+        made.clear()
+        found = harden_case(case, (Ask(threat=threat, defend={"retraining": {}}),), Budget(accuracy_loss=1.0, latency_factor=factor))
+        chosen = next(o for o in found.options if o.chosen)
+        assert made == tried
+        assert (chosen.name if wanted == "as it is" else chosen.settings["bags"]) == wanted
+    made.clear()
+    harden_case(case, (Ask(threat=threat, defend={"retraining": {"bags": 4}}),), Budget(accuracy_loss=1.0, latency_factor=1.1))
+    assert made == [4]  # what was asked for has no lighter variant
+
+
 def test_without_a_factor_nothing_is_timed(monkeypatch):
     monkeypatch.setattr(_harden, "latency", lambda *_: pytest.fail("it was timed"))
     case = case_of(DecisionTreeClassifier(max_depth=3))

@@ -132,7 +132,7 @@ def harden_case(case: Case, asks: Sequence[Ask], budget: Budget) -> Hardened:
     for ask in asks:
         here = replace(case, recipe=recipe, model=model)
         candidates, missing = _candidates(here, ask, budget)
-        candidates = _timed(candidates, case, budget)
+        candidates = _with_lighter(here, ask, _timed(candidates, case, budget), budget)
         skipped += missing
         best, ready, refused = _trained_best(here, ask, candidates, floor)
         skipped += refused
@@ -273,6 +273,13 @@ def _timed(candidates: list[_Candidate], case: Case, budget: Budget) -> list[_Ca
     allowed = budget.latency_factor * latency(case.model, rows).p50
     ready = [candidates[0], *(_ready(case, c) for c in candidates[1:])]
     return [ready[0], *(replace(c, slow=latency(c.model, rows).p50 > allowed) for c in ready[1:])]  # type: ignore[arg-type]
+
+
+def _with_lighter(case: Case, ask: Ask, candidates: list[_Candidate], budget: Budget) -> list[_Candidate]:
+    """The candidates, and for those that are too slow their lighter variants, measured in the same way."""
+    lighter = [(c, c.method.lighter()) for c in candidates if c.slow and c.method is not None]
+    found = [_measure(case, ask, _trial(case, ask, c.name, method)) for c, method in lighter if method is not None]
+    return candidates if not found else [*candidates, *_timed([candidates[0], *found], case, budget)[1:]]
 
 
 def _best(candidates: list[_Candidate], floor: float) -> _Candidate:

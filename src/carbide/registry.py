@@ -76,6 +76,10 @@ class Method:
         """For harden: the variants from weak to strong among which the search chooses on validation data."""
         return (self,)
 
+    def lighter(self) -> Method | None:
+        """For harden: a variant whose models answer sooner, tried where this one's are slower than the user allows; None = there is none."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:

@@ -16,7 +16,7 @@ on the last part of the training set.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from carbide.evasion._retraining import RetrainingRecipe
@@ -71,6 +71,10 @@ class Retraining(Method):
     def refuses(self, case: Case, threat: Threat) -> str | None:
         """It needs two classes."""
         return None if case.model.classes == 2 else f"it needs two classes, and the model has {case.model.classes}"
+
+    def lighter(self) -> Retraining | None:
+        """The same with one model, where bags were nobody's wish."""
+        return replace(self, bags=1) if self.bags is None else None
 
     def __call__(self, recipe: Recipe, threat: FeatureBudget) -> RetrainingRecipe:
         """The recipe that trains with manipulated rows."""
