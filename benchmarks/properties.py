@@ -1,16 +1,18 @@
 """Pairs of a net and a VNN-LIB property, such as a track of the verification competition: how many are decided, how, and in what time.
 
-    python -m benchmarks.properties INSTANCES.csv [--timeout 60] [--first 0] [--count 0] [--out FOLDER] [--known RESULTS.csv]
+    python -m benchmarks.properties INSTANCES.csv [--timeout 60] [--only REGEX] [--first 0] [--count 0] [--out FOLDER] [--known RESULTS.csv]
 
-The file lists ``net.onnx,property.vnnlib,seconds``; its own seconds are lowered to ``--timeout``. A counterexample counts only if the file's
-own net confirms it in onnxruntime, which ``carbide prove`` sees to. With ``--out`` a list that was stopped goes on where it was. ``--known`` is
-a competition's table of another program's verdicts, ``track,net,property,preparation,verdict,seconds``: a verdict that contradicts one ends the run.
+The file lists ``net.onnx,property.vnnlib,seconds``; its own seconds are lowered to ``--timeout``, and with ``--only`` those pairs are tried in whose
+files' names it is found. A counterexample counts only if the file's own net confirms it in onnxruntime, which ``carbide prove`` sees to. With ``--out``
+a list that was stopped goes on where it was. ``--known`` is a competition's table of another program's verdicts,
+``track,net,property,preparation,verdict,seconds``: a verdict that contradicts one ends the run.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,12 +62,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("instances", type=Path)
     parser.add_argument("--timeout", type=float, default=60.0)
+    parser.add_argument("--only", default="", help="pairs in whose files' names this is found")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=0, help="pairs to try, default all")
     parser.add_argument("--out", type=Path, help="folder that keeps the verdicts")
     parser.add_argument("--known", type=Path, help="another program's verdicts")
     given = parser.parse_args()
-    pairs = read_pairs(given.instances, most=given.timeout)[given.first :]
+    pairs = [pair for pair in read_pairs(given.instances, most=given.timeout) if re.search(given.only, pair.words())][given.first :]
     pairs = pairs[: given.count] if given.count else pairs
     found = dict(zip(map(named, pairs), prove_pairs(pairs, out=given.out), strict=True))
     known = known_verdicts(given.known) if given.known else {}
