@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
@@ -120,6 +121,11 @@ def execute(job: Job, *, out: Path | None = None, verbs: Sequence[str] = ("audit
 
 def _execute(job: Job, verbs: Sequence[str], run: Run) -> Report:
     case = _case(job, run)
+    with getattr(case.model, "working", contextlib.nullcontext)():
+        return _of_case(case, job, verbs, run)
+
+
+def _of_case(case: Case, job: Job, verbs: Sequence[str], run: Run) -> Report:
     say = run.progress.say
     say(f"{job.title}: audit")
     phases = [_phase(PLAIN, case, job, verbs)]

@@ -372,7 +372,8 @@ class Distortion(Threat):
 
 
 CORRUPTIONS = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "gaussian_blur", "defocus_blur", "brightness", "contrast",
-               "saturate", "pixelate", "jpeg_compression", "glass_blur", "motion_blur", "zoom_blur", "snow", "frost", "fog", "elastic_transform")  # fmt: skip
+               "saturate", "pixelate", "jpeg_compression", "glass_blur", "motion_blur", "zoom_blur", "snow", "frost", "fog", "elastic_transform",
+               "spatter")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,9 +182,9 @@ def test_saturation_is_multiplied_and_moved():
 def test_a_corruption_is_a_kind_and_a_pattern_and_nothing_else():
     threat = Corruption(severity=2)
     every = every_corruption(threat, COLOUR)
-    assert len(every) == 8 + 10 * DRAWS
+    assert len(every) == 8 + 11 * DRAWS
     assert in_range(every, threat, COLOUR).all()
-    assert not in_range(np.array([[18.0, 0], [0, DRAWS], [0.5, 0], [-1, 0]]), threat, COLOUR).any()
+    assert not in_range(np.array([[19.0, 0], [0, DRAWS], [0.5, 0], [-1, 0]]), threat, COLOUR).any()
     assert said(every[0], threat, COLOUR) == "gaussian noise"
     assert said(np.array([10.0, 0, -2.5]), Distortion(rotation=30, translation=3), GREY) == "rotation 10, across -2.5"
 

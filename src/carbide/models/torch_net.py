@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
@@ -26,6 +27,7 @@ from carbide.models._files import one_line
 from carbide.models._fingerprint import fingerprint
 from carbide.models.callables import resolve
 from carbide.models.packing import allow_factory, check_allowed
+from carbide.models.threads import one_if_small
 from carbide.models.training import PRECISIONS, SCHEDULES, Objective, Perturb, Watch, train
 from carbide.run import halving, rows_at_once
 from carbide.stats.accounting import PrivacyStatement
@@ -106,6 +108,10 @@ class TorchModel:
             return torch.cat(parts).numpy()
 
         return halving(answer)
+
+    def working(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, torch takes as many threads as the net is worth, see ``carbide.models.threads``."""
+        return one_if_small(self.module, self.tensor(probe_rows(self.space, rng_for(0, "probe"))[:2]))
 
     def at(self, threshold: float) -> TorchModel:
         """The same model deciding at another threshold."""
@@ -352,7 +358,8 @@ class TorchRecipe:
             module = make_module(self.factory, self.options).to(self.device)
         if self.start:
             load_weights(module, self.start, name="the weights to start from")
-        train(module, dataset, self, torch.Generator(device="cpu").manual_seed(seed))
+        with one_if_small(module, torch.as_tensor(dataset.x[:2], dtype=torch.float32, device=self.device)):
+            train(module, dataset, self, torch.Generator(device="cpu").manual_seed(seed))
         return TorchModel(
             module=module, space=dataset.space, classes=dataset.classes, device=self.device, factory=_address(self.factory), options=self.options
         )

@@ -1,7 +1,7 @@
 """Hendrycks & Dietterich 2019, https://arxiv.org/abs/1903.12261: common corruptions of images at five severities.
 
-All fifteen of the paper and three of its four spare ones (not spatter), with its strengths: those for CIFAR-10-C where the shorter side is at
-most 64 pixels, those for ImageNet-C elsewhere. What is drawn (noise, weather, directions, bends) comes in ``DRAWS`` fixed patterns, so that a
+All fifteen of the paper and its four spare ones, with its strengths: those for CIFAR-10-C where the shorter side is at most 64 pixels, those
+for ImageNet-C elsewhere. What is drawn (noise, weather, directions, bends) comes in ``DRAWS`` fixed patterns, so that a
 corruption is decided by its kind and the pattern's number. Frost is drawn, where the paper lays photographs over the image (``weather.py``).
 
 >>> from carbide.types import Corruption, Space
@@ -20,6 +20,7 @@ import numpy as np
 
 from carbide.space.hsv import shift_hsv
 from carbide.space.jpeg import jpeg
+from carbide.space.spatter import spatter
 from carbide.space.warps import elastic, glass_blur, motion_blur, zoom_blur
 from carbide.space.weather import fog, frost, snow
 from carbide.types import CORRUPTIONS, Array, Corruption, Space, rng_for
@@ -50,6 +51,10 @@ STRENGTHS: dict[str, tuple[Any, Any]] = {  # at severities 1 to 5, for small ima
     "fog": (((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)), ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))),
     "elastic_transform": (((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),  # of the shorter side
                           ((2.179, 0.7625, 0.1089), (2.179, 0.0871, 0.2179), (0.0545, 0.0109, 0.0218), (0.0763, 0.0109, 0.0218), (0.1307, 0.0109, 0.0218))),
+    "spatter": (((0.62, 0.1, 0.7, 0.7, 0.5, 0), (0.65, 0.1, 0.8, 0.7, 0.5, 0), (0.65, 0.3, 1, 0.69, 0.5, 0), (0.65, 0.1, 0.7, 0.69, 0.6, 1),
+                 (0.65, 0.1, 0.5, 0.68, 0.6, 1)),
+                ((0.65, 0.3, 4, 0.69, 0.6, 0), (0.65, 0.3, 3, 0.68, 0.6, 0), (0.65, 0.3, 2, 0.68, 0.5, 0), (0.65, 0.3, 1, 0.65, 1.5, 1),
+                 (0.67, 0.4, 1, 0.65, 1.5, 1))),
 }  # fmt: skip
 STILL = frozenset(
     {"gaussian_blur", "defocus_blur", "zoom_blur", "brightness", "contrast", "saturate", "pixelate", "jpeg_compression"}
@@ -177,4 +182,4 @@ def _drawing(how: Any) -> Any:
 _MAKERS: dict[str, Any] = {"gaussian_noise": _gaussian, "shot_noise": _shot, "impulse_noise": _impulse, "speckle_noise": _speckle, "gaussian_blur": _blur,
                            "defocus_blur": _defocus, "brightness": _bright, "contrast": _contrast, "saturate": _saturate, "pixelate": _pixelate,
                            "jpeg_compression": _jpeg, "elastic_transform": _drawing(elastic),
-                           **{how.__name__: _drawing(how) for how in (glass_blur, motion_blur, zoom_blur, snow, frost, fog)}}  # fmt: skip
+                           **{how.__name__: _drawing(how) for how in (glass_blur, motion_blur, zoom_blur, snow, frost, fog, spatter)}}  # fmt: skip
