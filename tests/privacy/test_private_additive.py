@@ -16,7 +16,7 @@ from carbide.privacy.additive import PrivateAdditiveRecipe, Waves
 from carbide.privacy.audit.many_trainings import ManyTrainings
 from carbide.privacy.claims import examine
 from carbide.privacy.harden.private_additive import PrivateAdditiveModel
-from carbide.privacy.linear import PrivateLinearRecipe
+from carbide.privacy.linear import REACH, PrivateLinearRecipe
 from carbide.privacy.logistic import gradient_sum
 from carbide.privacy.prove.dp_bound import DpBound
 from carbide.run.store import decode, encode
@@ -66,14 +66,16 @@ def test_logits_are_sums_of_one_curve_a_feature(classes):
     assert not np.allclose(model.parts(moved)[:, 2], parts[:, 2])
 
 
-@pytest.mark.parametrize("size", [16, 400, 4000])
+@pytest.mark.parametrize(("size", "classes"), [(16, 2), (400, 2), (4000, 2), (16, 3), (90, 3), (4000, 3)])
 @pytest.mark.parametrize("neighbours", ["replace", "remove"])
-def test_the_noise_is_that_of_the_account(monkeypatch, size, neighbours):
+def test_the_noise_is_that_of_the_account(monkeypatch, size, classes, neighbours):
     """What is released, with the rows' share taken out, has the standard deviations whose mu is the promised one."""
     asked = []
 
     def mean(rows, sigma, noise):
-        asked.append(sigma)
+        longest = np.linalg.norm(rows, axis=1).max()
+        assert longest == pytest.approx(1.0 if classes == 2 else REACH)  # the rows lie in a corner, where they are longest
+        asked.append(sigma / longest)
         return np.zeros(rows.shape[1])
 
     def directions(rows, sigma, noise):
@@ -84,9 +86,9 @@ def test_the_noise_is_that_of_the_account(monkeypatch, size, neighbours):
     monkeypatch.setattr(additive, "noisy_directions", directions)
     monkeypatch.setattr("carbide.privacy.linear.gradient_sum", lambda rows, y, weights, clip: np.zeros_like(weights))
     recipe = PrivateAdditiveRecipe(epsilon=2.0, delta=1e-6, neighbours=neighbours)
-    data = tabled(np.full((size, 12), 0.5), np.zeros(size, np.int64))
+    data = tabled(np.ones((size, 12)), np.zeros(size, np.int64), classes=classes)
     found = np.stack([recipe.fit(data, np.random.default_rng(i)).weights for i in range(80)])
-    settings = recipe.linear.settings(size, 24, 2)
+    settings = recipe.settings(size, 24, classes)
     length = additive.DAMPED if settings.damping else additive.LENGTH
     last = settings.steps - int(settings.steps * (1 - 0.25))  # the mean of the last iterates of a random walk
     walk = sum((min(settings.steps - t, last) / last) ** 2 for t in range(settings.steps))
@@ -94,7 +96,21 @@ def test_the_noise_is_that_of_the_account(monkeypatch, size, neighbours):
     row, square = {"replace": (2.0, math.sqrt(2)), "remove": (1.0, 1.0)}[neighbours]
     spent = (row / asked[0]) ** 2 + (square / asked[1]) ** 2 + settings.steps * (row * recipe.clip / gradient) ** 2
     assert math.sqrt(spent) == pytest.approx(gdp_mu(2.0, 1e-6), rel=0.05)
-    assert [math.isfinite(sigma) for sigma in asked[:2]] == [size > 16] * 2
+    assert [math.isfinite(sigma) for sigma in asked[:2]] == [settings.centring > 0, settings.damping > 0]
+    if classes == 2:
+        assert [math.isfinite(sigma) for sigma in asked[:2]] == [size > 16] * 2
+
+
+@given(st.integers(50, 5000), st.integers(2, 60), st.integers(2, 10), st.sampled_from(["replace", "remove"]))
+def test_many_classes_are_followed_slower_by_as_much_as_their_mean_is_blurred(n, waves, classes, neighbours):
+    recipe = PrivateAdditiveRecipe(neighbours=neighbours)
+    chosen, line = recipe.settings(n, waves, classes), recipe.linear.settings(n, waves, classes)
+    assert replace(chosen, rate=line.rate) == line
+    if classes == 2 or not line.centring:
+        assert chosen == line
+    else:
+        blur = {"replace": 2, "remove": 1}[neighbours] * 0.7 * math.sqrt(waves / 0.1) / (n * recipe.linear.mu)
+        assert chosen.rate == pytest.approx(line.rate * min(1, 0.18 / blur))
 
 
 @given(st.integers(0, 10_000), st.integers(2, 4))

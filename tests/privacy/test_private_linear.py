@@ -13,7 +13,7 @@ from carbide.data import builtin
 from carbide.models import load_saved, pack, save_model, unpack
 from carbide.privacy import linear
 from carbide.privacy.harden.private_linear import PrivateLinearModel
-from carbide.privacy.linear import PrivateLinearRecipe, Settings, _rows, unit
+from carbide.privacy.linear import PrivateLinearRecipe, Settings, _rows, cut, unit
 from carbide.privacy.logistic import gradient_sum
 from carbide.run.store import decode, encode
 from carbide.stats.accounting import gdp_tpr
@@ -22,18 +22,18 @@ from carbide.types import Dataset, InputError, Membership, Model, Recipe, Space,
 from tests.privacy.worlds import Remembers, case, table
 
 
-@given(st.floats(0.1, 8), st.integers(2, 10**6), st.integers(1, 200), st.floats(0.01, 2))
-def test_the_account_is_exact(epsilon, n, d, clip):
-    recipe = PrivateLinearRecipe(epsilon=epsilon, delta=1e-7, clip=clip)
-    chosen = recipe.settings(n, d)
+@given(st.floats(0.1, 8), st.integers(2, 10**6), st.integers(1, 200), st.floats(0.01, 2), st.integers(2, 10))
+def test_the_account_is_exact(epsilon, n, d, clip, classes):
+    recipe, reach = PrivateLinearRecipe(epsilon=epsilon, delta=1e-7, clip=clip), 1.0 if classes == 2 else linear.REACH
+    chosen = recipe.settings(n, d, classes)
     noise = recipe.noise(chosen)
-    spent = (2 / noise.mean) ** 2 + 2 / noise.moments**2 + chosen.steps * (2 * clip / noise.gradient) ** 2
+    spent = (2 * reach / noise.mean) ** 2 + 2 / noise.moments**2 + chosen.steps * (2 * clip / noise.gradient) ** 2
     assert math.sqrt(spent) == pytest.approx(recipe.privacy.mu, rel=2e-5)
     assert math.sqrt(spent) < recipe.privacy.mu
     weaker = replace(recipe, neighbours="remove")
-    chosen = weaker.settings(n, d)
+    chosen = weaker.settings(n, d, classes)
     noise = weaker.noise(chosen)
-    spent = (1 / noise.mean) ** 2 + 1 / noise.moments**2 + chosen.steps * (clip / noise.gradient) ** 2
+    spent = (reach / noise.mean) ** 2 + 1 / noise.moments**2 + chosen.steps * (clip / noise.gradient) ** 2
     assert math.sqrt(spent) == pytest.approx(recipe.privacy.mu, rel=2e-5)
     assert "leaving out" in weaker.privacy.adjacency != recipe.privacy.adjacency
 
@@ -52,10 +52,10 @@ def test_replacing_a_row_moves_no_sum_by_more_than_is_accounted(seed, classes):
         ball = recipe.scaling.ball(rows, space)
         away, whole = unit(ball - centre), _rows(ball, centre, directions, gains, recipe.scaling)
         assert (np.linalg.norm(whole, axis=1) <= 1 + 1e-12).all()
-        sums.append((ball.sum(0), away.T @ away, gradient_sum(whole, targets, weights, recipe.clip)))
+        sums.append((ball.sum(0), cut(ball, 0.7).sum(0), away.T @ away, gradient_sum(whole, targets, weights, recipe.clip)))
     moved = [np.linalg.norm(a - b) for a, b in zip(*sums, strict=True)]
     assert np.linalg.norm(ball[0]) <= 1 + 1e-12
-    assert (np.array(moved) <= np.array([2, math.sqrt(2), 2 * recipe.clip]) * (1 + 1e-9)).all()
+    assert (np.array(moved) <= np.array([2, 1.4, math.sqrt(2), 2 * recipe.clip]) * (1 + 1e-9)).all()
 
 
 def test_settings_follow_from_the_size_alone():
@@ -66,6 +66,9 @@ def test_settings_follow_from_the_size_alone():
     assert (tiny.damping, small.damping, large.damping) == (0.0, 0.15, 0.15)
     assert [recipe.settings(400, d).damping for d in (10, 19, 20)] == [0.0, 0.0, 0.15]  # few features have no directions to spare
     assert [recipe.settings(n, 30, 3).damping for n in (400, 20_000, 200_000)] == [0.0, 0.15, 0.15]  # what varies most tells classes apart
+    assert (tiny.reach, recipe.settings(100, 13, 3).reach) == (1.0, 0.7)
+    assert [recipe.settings(n, 30, 3).centring for n in (100, 400, 50_000)] == [0.0, 0.1, 0.1]  # the mean of many classes costs less,
+    assert [recipe.settings(240, 30, k).centring for k in (2, 3)] == [0.0, 0.1]  # and is clear of noise with fewer rows
     assert tiny.rate == small.rate < large.rate
     assert isinstance(large, Settings)
 
@@ -96,6 +99,28 @@ def test_no_distinguisher_beats_the_bound_and_a_broken_one_is_caught(damped, mon
 
     assert holds(honest)
     assert not holds(replace(honest, epsilon=60.0))
+
+
+@given(st.integers(0, 10_000), st.floats(0.1, 1))
+def test_cut_rows_are_no_longer_and_point_where_they_did(seed, length):
+    rng = np.random.default_rng(seed)
+    rows = unit(rng.normal(size=(9, 4))) * rng.random((9, 1))
+    rows[0] = 0
+    short, far = cut(rows, length), np.linalg.norm(rows, axis=1)
+    np.testing.assert_allclose(np.linalg.norm(short, axis=1), np.minimum(far, length), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(short * far[:, None], rows * np.minimum(far, length)[:, None], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_without_noise_the_centre_is_the_mean_of_the_cut_rows(classes):
+    rng, recipe = np.random.default_rng(2), PrivateLinearRecipe(epsilon=1e6)
+    space = Space.table(list("abc"), lower=np.zeros(3), upper=np.ones(3))
+    x = rng.beta(0.3, 0.6, (500, 3))  # many near the corners, which are a length of one away
+    data = Dataset(x=x, y=rng.integers(0, classes, 500), ids=np.arange(500).astype(str), source=np.full(500, ""), space=space, classes=classes)
+    ball = recipe.scaling.ball(x, space)
+    means = {k: cut(ball, length).mean(0) for k, length in {2: 1.0, 3: 0.7}.items()}
+    np.testing.assert_allclose(recipe.fit(data, rng).centre, means[classes], atol=1e-4)
+    assert np.linalg.norm(means[2] - means[3]) > 0.01
 
 
 def test_accurate_on_patients_at_epsilon_one():

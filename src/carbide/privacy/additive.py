@@ -4,10 +4,10 @@ A feature at the share ``u`` of the way between its public bounds becomes ``w_m 
 ``w_m = m^-roughness``, so that curves pay for wiggling; together a row's waves are scaled to length at most one. A feature of v
 declared values has v - 1 waves at most, which is all that there is to know of it. As in ``privacy.linear`` a noisy mean is taken
 off, directions of most variance are damped where they rise above the noise, and noisy sums of gradients cut to length ``clip``
-are followed, with settings from the public numbers of rows, waves and classes. With ``n`` public and D waves in all,
-``mu^2 = (2 / sigma_mean)^2 + 2 / sigma_moments^2 + steps (2 clip / sigma)^2`` for replacing one row; for leaving one out,
-``mu^2 = (1 / sigma_mean)^2 + 1 / sigma_moments^2 + steps (clip / sigma)^2``. What is released is the sum of curves itself: a
-logit is the intercept plus one number a feature, exactly.
+are followed, with settings from the public numbers of rows, waves and classes. With ``n`` public and rows cut to length ``r``
+for their mean, ``mu^2 = (2 r / sigma_mean)^2 + 2 / sigma_moments^2 + steps (2 clip / sigma)^2`` for replacing one row; for
+leaving one out, ``mu^2 = (r / sigma_mean)^2 + 1 / sigma_moments^2 + steps (clip / sigma)^2``. What is released is the sum of
+curves itself: a logit is the intercept plus one number a feature, exactly.
 
 >>> recipe = PrivateAdditiveRecipe(epsilon=1.0, delta=1e-5)
 >>> round(recipe.privacy.mu, 4), recipe.privacy.words()
@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from carbide.privacy.linear import PrivateLinearRecipe, unit
+from carbide.privacy.linear import PrivateLinearRecipe, Settings, cut, unit
 from carbide.privacy.logistic import Scaling, check, probabilities
 from carbide.privacy.private_model import PrivateModel
 from carbide.privacy.scattered import noisy_directions, noisy_mean
@@ -33,6 +33,7 @@ from carbide.types import Array, Dataset, InputError, Rng, Space
 MOST = 12  # waves of a feature: more would be finer than noise ever allows
 LENGTH = 0.5  # rows are stretched by one over it, so that around the centre they are about as long as one; gradients are cut in any case
 DAMPED = 0.25  # the same where directions of most variance were damped, which leaves shorter rows
+CLEAR = 0.18  # the length of the mean's noise above which, of more classes than two, gradients are followed slower: by as much as it is longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +128,14 @@ class PrivateAdditiveRecipe:
         """What every model that this recipe trains promises, whatever the rows."""
         return self.linear.privacy
 
+    def settings(self, n: int, waves: int, classes: int) -> Settings:
+        """Those of the linear model for ``n`` rows, that many waves in all and classes; around a blurred mean of many classes the rate is lower."""
+        found = self.linear.settings(n, waves, classes)
+        blur = self.linear.noise(found).mean * math.sqrt(waves) / n
+        if classes == 2 or math.isinf(blur):
+            return found
+        return replace(found, rate=found.rate * min(1.0, CLEAR / blur))
+
     def fit(self, dataset: Dataset, rng: Rng) -> PrivateAdditive:
         """A model trained on the data set with noise from the rng.
 
@@ -136,9 +145,9 @@ class PrivateAdditiveRecipe:
         check(dataset, self.delta)
         source = np.random.default_rng() if self.secret_noise else rng
         ball = self.basis.ball(dataset.x, dataset.space)
-        settings = self.linear.settings(len(ball), ball.shape[1], dataset.classes)
+        settings = self.settings(len(ball), ball.shape[1], dataset.classes)
         noise = self.linear.noise(settings)
-        centre = noisy_mean(ball, noise.mean, source).astype(np.float64)
+        centre = noisy_mean(cut(ball, settings.reach), noise.mean, source).astype(np.float64)
         away = ball - centre
         directions, gains = noisy_directions(unit(away), noise.moments, source)
         length = DAMPED if settings.damping else LENGTH

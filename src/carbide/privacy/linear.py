@@ -2,9 +2,10 @@
 
 As ``privacy.logistic``, with two differences. How many noisy gradients are followed, how fast, and whether the mean and the
 second moments of the rows are asked for at all is decided by ``n mu``, what the noise leaves to be seen; so nothing is tuned
-on the rows. And the directions of most variance, where their second moments rise above the noise, are damped. With ``n``
-public, ``mu^2 = (2 / sigma_mean)^2 + 2 / sigma_moments^2 + steps (2 clip / sigma)^2`` for replacing one row; for leaving one
-out, ``mu^2 = (1 / sigma_mean)^2 + 1 / sigma_moments^2 + steps (clip / sigma)^2``.
+on the rows. And the directions of most variance, where their second moments rise above the noise, are damped. The mean is of
+rows cut to length ``r``, one for two classes. With ``n`` public, and each release a sum with Gaussian noise that one row moves
+by no more than these cuts allow, ``mu^2 = (2 r / sigma_mean)^2 + 2 / sigma_moments^2 + steps (2 clip / sigma)^2`` for replacing
+one row; for leaving one out, ``mu^2 = (r / sigma_mean)^2 + 1 / sigma_moments^2 + steps (clip / sigma)^2``.
 
 >>> recipe = PrivateLinearRecipe(epsilon=1.0, delta=1e-5)
 >>> [recipe.settings(n, 10).steps for n in (100, 1000, 100_000)]
@@ -32,6 +33,8 @@ RATE = 80.0
 CALM = 300.0  # what is seen above which the rate grows, as its root, up to FASTER times
 FASTER = 4.0
 SHARE = 0.15  # of mu squared for the mean, and for the second moments, where they are asked for
+CENTRING = 0.1  # the same for the mean where there are more classes than two,
+REACH = 0.7  # whose rows are cut to this length for it: few are longer, and the noise is as much shorter
 BLURRED = 0.4  # the mean is asked for where its noise is expected to be shorter than this; rows have length one
 HIGH = 0.1  # second moments of two classes are asked for where their noise ends below this,
 TALL = 0.3  # or, of MANY features, below this;
@@ -41,12 +44,16 @@ MANY = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is decided by the numbers of rows, features and classes: ``steps``, ``rate``, and the shares of mu squared for mean and second moments."""
+    """What is decided by the numbers of rows, features and classes: ``steps``, ``rate``, and the shares of mu squared for mean and second moments.
+
+    ``reach`` is the length that rows are cut to for their mean.
+    """
 
     steps: int
     rate: float
     centring: float
     damping: float
+    reach: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,11 +117,12 @@ class PrivateLinearRecipe:
         _, row, square = NEIGHBOURS[self.neighbours]
         seen = n * self.mu * 2 / row
         steps = int(np.clip(round(PACE * seen), *STEPS))
-        blur = row * math.sqrt(d / SHARE) / (n * self.mu)
+        centring, reach = (SHARE, 1.0) if classes == 2 else (CENTRING, REACH)
+        blur = row * reach * math.sqrt(d / centring) / (n * self.mu)
         height = square * math.sqrt(2 * d / SHARE) / (n * self.mu)
         low = FLAT if classes > 2 else TALL if d >= MANY else HIGH
-        return Settings(steps=steps, rate=RATE * min(FASTER, max(1.0, math.sqrt(seen / CALM))), centring=SHARE if blur < BLURRED else 0.0,
-                        damping=SHARE if height < low else 0.0)  # fmt: skip
+        return Settings(steps=steps, rate=RATE * min(FASTER, max(1.0, math.sqrt(seen / CALM))), reach=reach,
+                        centring=centring if blur < BLURRED else 0.0, damping=SHARE if height < low else 0.0)  # fmt: skip
 
     def noise(self, settings: Settings) -> Noise:
         """The standard deviations of the noise."""
@@ -123,7 +131,7 @@ class PrivateLinearRecipe:
         def part(share: float, sensitivity: float, steps: int = 1) -> float:
             return noise_for(self.mu * math.sqrt(share), steps=steps, sensitivity=sensitivity) if share else math.inf
 
-        return Noise(mean=part(settings.centring, row), moments=part(settings.damping, square),
+        return Noise(mean=part(settings.centring, row * settings.reach), moments=part(settings.damping, square),
                      gradient=part(1 - settings.centring - settings.damping, row * self.clip, settings.steps))  # fmt: skip
 
     def fit(self, dataset: Dataset, rng: Rng) -> PrivateLinear:
@@ -137,7 +145,7 @@ class PrivateLinearRecipe:
         ball = self.scaling.ball(dataset.x, dataset.space)
         settings = self.settings(len(ball), ball.shape[1], dataset.classes)
         noise = self.noise(settings)
-        centre = noisy_mean(ball, noise.mean, source)
+        centre = noisy_mean(cut(ball, settings.reach), noise.mean, source)
         directions, gains = noisy_directions(unit(ball - centre), noise.moments, source)
         rows = _rows(ball, centre, directions, gains, self.scaling)
         weights = self.descend(rows, dataset.y, 1 if dataset.classes == 2 else dataset.classes, settings, noise.gradient, source)
@@ -170,3 +178,8 @@ def _rows(ball: Array, centre: Array, directions: Array, gains: Array, scaling: 
 def unit(rows: Array) -> Array:
     """Rows ``(n, d)`` brought to length one, each by itself."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def cut(rows: Array, length: float) -> Array:
+    """Rows ``(n, d)`` of length at most one, those longer than ``length`` shortened to it."""
+    return rows if length == 1 else rows * np.minimum(1.0, length / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
