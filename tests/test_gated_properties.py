@@ -308,3 +308,12 @@ def test_a_plan_with_a_list_of_names_is_read(tmp_path):
     path.write_text(yaml.safe_dump({"data": "fraud", "properties": [{"monotone": "a"}], "gate": {"properties": ["a_rises"], "strict": True}}))
     plan, _ = carbide.plan.read_plan(path)
     assert plan.gate == {"properties": ["a_rises"], "strict": True}
+
+
+@pytest.mark.parametrize(("entry", "good"), [
+    (HOLDS[0], True), (HOLDS[1], True), (BREAKS[0], True), (BREAKS[1], True), (OPEN[0], True), ({"monotone": "debt", "way": 1}, False),
+    ({"never_flips": "debt"}, False), ({"monotone": "debt", "direction": "up"}, False), ({"smooth": "debt"}, False),
+])  # fmt: skip
+def test_the_schema_of_a_plan_knows_properties(entry, good):
+    plan = {"data": {"source": "fraud"}, "properties": [entry], "gate": {"properties": ["a"]}}
+    assert jsonschema.Draft202012Validator(carbide.plan.plan_schema()).is_valid(plan) == good

@@ -17,16 +17,13 @@ from typing import Any
 import numpy as np
 
 from carbide.evasion.claims import Claim, ClaimVerdict, Monotone, NeverFlips, decide_claim, moves_of, shows
-from carbide.plan import number, property_names
+from carbide.plan import ABOUT, PROPERTY_COMMON, PROPERTY_KEYS, number, property_names
 from carbide.results import BROKEN, NOT_APPLICABLE, PROVEN, PropertyLine
 from carbide.run import current, remember
 from carbide.types import Array, InputError, PriceTable, Space, rng_for
 
 SECONDS = 60.0
 BOXES, LONGEST = 200_000, 600.0  # of a property of a plan, where it names none: boxes repeat, the clock is there for huge models
-KEYS = {"monotone": ("monotone", "direction"), "never_flips": ("never_flips", "money", "prices", "about")}
-COMMON = ("name", "boxes", "seconds")
-ABOUT = ("space", "rows")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,13 +42,14 @@ def make_claim(entry: Any, *, space: Space, base: Path | None = None, prices: Pr
     Raises:
         InputError: if it names no property, a key that the property does not have, or something wrong.
     """
-    if not isinstance(entry, Mapping) or len(named := [key for key in KEYS if key in entry]) != 1:
-        raise InputError(f"property {entry!r} must name one of {', '.join(KEYS)}, e.g. {{monotone: age, direction: falls}}")
+    if not isinstance(entry, Mapping) or len(named := [key for key in PROPERTY_KEYS if key in entry]) != 1:
+        raise InputError(f"property {entry!r} must name one of {', '.join(PROPERTY_KEYS)}, e.g. {{monotone: age, direction: falls}}")
     kind = named[0]
     for key in entry:
-        if key not in (*KEYS[kind], *COMMON):
-            raise InputError(f"property {kind} has no key {key!r}; its keys are {', '.join((*KEYS[kind], *COMMON))}")
-    seconds_of(entry), boxes_of(entry)
+        if key not in (*PROPERTY_KEYS[kind], *PROPERTY_COMMON):
+            raise InputError(f"property {kind} has no key {key!r}; its keys are {', '.join((*PROPERTY_KEYS[kind], *PROPERTY_COMMON))}")
+    seconds_of(entry)
+    boxes_of(entry)
     if kind == "monotone":
         claim: Claim = Monotone(feature=str(entry["monotone"]), direction=str(entry.get("direction", "rises")))
     else:

@@ -64,6 +64,9 @@ THREAT_KEYS = {
     "attribute": ("feature", "label", "bins"),
     "reconstruction": ("known",),
 }  # of rooms, and of aliases that are threats of their own
+PROPERTY_KEYS = {"monotone": ("monotone", "direction"), "never_flips": ("never_flips", "money", "prices", "about")}
+PROPERTY_COMMON = ("name", "boxes", "seconds")
+ABOUT = ("space", "rows")
 
 
 class _Strict(BaseModel):
@@ -421,7 +424,18 @@ def plan_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["properties"]["threats"]["items"] = {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False,
                                                 "properties": {key: _threat_schema(key) for key in [*registry.ROOMS, *ALIASES]}}  # fmt: skip
+    schema["properties"]["properties"]["items"] = {"oneOf": [_property_schema(kind) for kind in PROPERTY_KEYS]}
     return schema
+
+
+def _property_schema(kind: str) -> dict[str, Any]:
+    known = {"monotone": {"type": "string"}, "direction": {"enum": ["rises", "falls"], "default": "rises"},
+             "never_flips": {"type": ["string", "array"], "items": {"type": "string"}}, "money": {"type": ["number", "string"]},
+             "prices": {"type": ["string", "object"]}, "about": {"enum": list(ABOUT), "default": ABOUT[0]}, "name": {"type": "string"},
+             "boxes": {"type": "integer", "minimum": 1}, "seconds": {"type": ["number", "string"]}}  # fmt: skip
+    required = [kind] if kind == "monotone" else [kind, "money"]
+    return {"type": "object", "properties": {key: known[key] for key in (*PROPERTY_KEYS[kind], *PROPERTY_COMMON)}, "required": required,
+            "additionalProperties": False}  # fmt: skip
 
 
 def _threat_schema(key: str) -> dict[str, Any]:

@@ -389,7 +389,7 @@ def shows(claim: Claim, model: Any, row: Array, changed: Array) -> bool:
     before, after = _scores(model, row, changed)
     if isinstance(claim, Monotone):
         f = space.index(claim.feature)
-        return (changed[f] - row[f]) * DIRECTIONS[claim.direction] > 0 and after < before
+        return bool((changed[f] - row[f]) * DIRECTIONS[claim.direction] > 0) and after < before
     if known and not any(np.array_equal(row, one, equal_nan=True) for one in np.asarray(claim.rows)):
         return False
     money = cost(row[None], changed[None], _only(claim), space)[0]
