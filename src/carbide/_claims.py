@@ -1,4 +1,4 @@
-"""The verb prove on properties of tree models: what a plan lists under ``properties:``, a verdict for each, kept beside the run.
+"""Properties of tree models: what a plan lists under ``properties:``, a verdict for each and each model of the run, checked again from the evidence.
 
 >>> import carbide
 >>> space = carbide.Space.table(["income", "debt"])
@@ -8,21 +8,32 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from carbide.evasion.claims import Claim, ClaimVerdict, Monotone, NeverFlips, decide_claim
-from carbide.plan import number
-from carbide.types import Array, InputError, PriceTable, Space, digest, rng_for
+from carbide.evasion.claims import Claim, ClaimVerdict, Monotone, NeverFlips, decide_claim, moves_of, shows
+from carbide.plan import ABOUT, PROPERTY_COMMON, PROPERTY_KEYS, number, property_names
+from carbide.results import BROKEN, NOT_APPLICABLE, PROVEN, PropertyLine
+from carbide.run import current, remember
+from carbide.types import Array, InputError, PriceTable, Space, rng_for
 
 SECONDS = 60.0
-KEYS = {"monotone": ("monotone", "direction", "seconds"), "never_flips": ("never_flips", "money", "prices", "about", "seconds")}
-ABOUT = ("space", "rows")
+BOXES, LONGEST = 200_000, 600.0  # of a property of a plan, where it names none: boxes repeat, the clock is there for huge models
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stated:
+    """A property of a run: its name, its claim, and how many boxes and seconds are spent on it for each model."""
+
+    name: str
+    claim: Claim
+    boxes: int = BOXES
+    seconds: float = LONGEST
 
 
 def make_claim(entry: Any, *, space: Space, base: Path | None = None, prices: PriceTable | None = None, rows: Array | None = None) -> Claim:
@@ -31,18 +42,20 @@ def make_claim(entry: Any, *, space: Space, base: Path | None = None, prices: Pr
     Raises:
         InputError: if it names no property, a key that the property does not have, or something wrong.
     """
-    if not isinstance(entry, Mapping) or len(named := [key for key in KEYS if key in entry]) != 1:
-        raise InputError(f"property {entry!r} must name one of {', '.join(KEYS)}, e.g. {{monotone: age, direction: falls}}")
+    if not isinstance(entry, Mapping) or len(named := [key for key in PROPERTY_KEYS if key in entry]) != 1:
+        raise InputError(f"property {entry!r} must name one of {', '.join(PROPERTY_KEYS)}, e.g. {{monotone: age, direction: falls}}")
     kind = named[0]
     for key in entry:
-        if key not in KEYS[kind]:
-            raise InputError(f"property {kind} has no key {key!r}; its keys are {', '.join(KEYS[kind])}")
+        if key not in (*PROPERTY_KEYS[kind], *PROPERTY_COMMON):
+            raise InputError(f"property {kind} has no key {key!r}; its keys are {', '.join((*PROPERTY_KEYS[kind], *PROPERTY_COMMON))}")
     seconds_of(entry)
+    boxes_of(entry)
     if kind == "monotone":
-        claim = Monotone(feature=str(entry["monotone"]), direction=str(entry.get("direction", "rises")))
-        space.index(claim.feature)
-        return claim
-    return _never_flips(entry, space, base or Path.cwd(), prices, rows)
+        claim: Claim = Monotone(feature=str(entry["monotone"]), direction=str(entry.get("direction", "rises")))
+    else:
+        claim = _never_flips(entry, space, base or Path.cwd(), prices, rows)
+    moves_of(claim, space)
+    return claim
 
 
 def _never_flips(entry: Mapping[str, Any], space: Space, base: Path, prices: PriceTable | None, rows: Array | None) -> NeverFlips:
@@ -65,12 +78,20 @@ def _never_flips(entry: Mapping[str, Any], space: Space, base: Path, prices: Pri
     return NeverFlips(features=names, money=number(entry["money"], "money"), prices=prices, rows=rows if about == "rows" else None)
 
 
-def seconds_of(entry: Any) -> float:
+def seconds_of(entry: Mapping[str, Any]) -> float:
     """The seconds that may be spent on an entry."""
-    seconds = number(entry.get("seconds", SECONDS), "seconds") if isinstance(entry, Mapping) else SECONDS
+    seconds = number(entry.get("seconds", LONGEST), "seconds")
     if not (math.isfinite(seconds) and seconds > 0):
         raise InputError(f"seconds is {seconds:g}; give a number > 0")
     return seconds
+
+
+def boxes_of(entry: Mapping[str, Any]) -> int:
+    """The boxes that may be looked at for an entry."""
+    boxes = entry.get("boxes", BOXES)
+    if isinstance(boxes, bool) or not isinstance(boxes, int) or boxes < 1:
+        raise InputError(f"boxes is {boxes!r}; give a whole number >= 1")
+    return boxes
 
 
 def prove_claims(model: Any, claims: Sequence[Any], *, space: Space | None = None, rows: Any = None, threshold: float | None = None,
@@ -103,64 +124,102 @@ def prove_claims(model: Any, claims: Sequence[Any], *, space: Space | None = Non
     return [decide_claim(claim, model, rng=rng_for(seed, "claim", i), rows=known, seconds=seconds) for i, claim in enumerate(asked)]
 
 
-def folder_of(plan: Any, target: Path) -> Path:
-    """Where a plan's verdicts go when nobody says: the folder of its run, the same one each time."""
-    resolved = plan.model_dump(mode="json", exclude_defaults=True) | {"seed": plan.seed}
-    return Path("runs") / f"{plan.title or target.stem}-{digest(resolved)[:8]}"
-
-
-def prove_plan(plan: Any, base: Path, *, out: Path, trust: bool = False) -> tuple[list[ClaimVerdict], Space]:
-    """The verdicts of a plan's properties and the space they speak of; they are written to ``properties.json`` in the run's folder.
-
-    The model decides at the plan's operating point, by the validation negatives; without a model the recipe trains it as an audit does.
+def stated(properties: Sequence[Any], *, space: Space, base: Path | None = None, prices: PriceTable | None = None,
+           rows: Array | None = None) -> tuple[Stated, ...]:  # fmt: skip
+    """The properties of a run from a plan's entries or from claims; arguments as in ``make_claim``.
 
     Raises:
-        InputError: as ``job_of`` and ``make_claim``.
+        InputError: if the data are images, or as ``make_claim`` and ``property_names``.
     """
-    from carbide.api import job_of
-    from carbide.data.cases import CASES, builtin_prices
-    from carbide.models.operating import calibrated
-    from carbide.run import write_whole
-
-    job = job_of(plan, base, title="properties", resolved={}, trust=trust)
-    space = job.data.train.space
+    if not properties:
+        return ()
     if space.is_image:
         raise InputError("properties are about tables, and the data are images; use carbide prove NET PROPERTY for nets")
-    prices = builtin_prices(plan.data.source) if plan.data.source in CASES else None
-    claims = [make_claim(entry, space=space, base=base, prices=prices, rows=job.data.test.x) for entry in plan.properties]
-    model = job.model
-    if model is None:
-        if job.recipe is None:
-            raise InputError("neither a model nor a recipe is given; add model: (a file) or recipe: (how to train one)")
-        model = job.recipe.fit(job.data.train, rng_for(plan.seed, "train"))
-    model = calibrated(model, job.data.validation, job.point)
-    found = [decide_claim(claim, model, rng=rng_for(plan.seed, "claim", i), rows=job.data.test.x, seconds=seconds_of(plan.properties[i]))
-             for i, claim in enumerate(claims)]  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    said = {"threshold": model.threshold, "seed": plan.seed, "properties": [as_dict(verdict, space) for verdict in found]}
-    write_whole(out / "properties.json", (json.dumps(said, indent=1) + "\n").encode())
-    return found, space
+    entries = [_entry(p) if isinstance(p, Monotone | NeverFlips) else p for p in properties]
+    claims = [p if isinstance(p, Monotone | NeverFlips) else make_claim(p, space=space, base=base, prices=prices, rows=rows) for p in properties]
+    for claim in claims:
+        moves_of(claim, space)
+    return tuple(Stated(name=name, claim=claim, boxes=boxes_of(entry), seconds=seconds_of(entry))
+                 for name, claim, entry in zip(property_names(entries), claims, entries, strict=True))  # fmt: skip
 
 
-def as_dict(verdict: ClaimVerdict, space: Space) -> dict[str, Any]:
-    """A verdict as plain values; rows by the names of their features."""
-    rows = {name: None if value is None else dict(zip(space.names, value.tolist(), strict=True))
-            for name, value in (("row", verdict.row), ("changed", verdict.changed))}  # fmt: skip
-    ends = [v if math.isfinite(v) else None for v in (verdict.low, verdict.high)]
-    return {"claim": verdict.claim.words(), "verdict": verdict.word, "how": verdict.how, "bracket": ends, **rows,
-            "scores": None if verdict.scores is None else list(verdict.scores), "boxes": verdict.boxes, "note": verdict.note,
-            "assumptions": list(verdict.assumptions)}  # fmt: skip
+def _entry(claim: Claim) -> dict[str, Any]:
+    if isinstance(claim, Monotone):
+        return {"monotone": claim.feature, "direction": claim.direction}
+    return {"never_flips": list(claim.features)}
 
 
-def words_of(verdict: ClaimVerdict, space: Space) -> list[str]:
-    """A verdict in a few lines for a person."""
-    note = f" ({verdict.note})" if verdict.note else ""
-    lines = [f"{verdict.word}: {verdict.claim.words()}; by {verdict.how}, {verdict.boxes:,} boxes{note}"]
-    if verdict.row is not None and verdict.changed is not None and verdict.scores is not None:
-        moved = [f"{space.name(int(f))} {verdict.row[f]:.17g} -> {verdict.changed[f]:.17g}" for f in np.flatnonzero(verdict.row != verdict.changed)]
-        price = f", for {verdict.claim.prices.currency}{verdict.high:.4g}" if isinstance(verdict.claim, NeverFlips) else ""
-        lines.append(f"  {', '.join(moved)}: score {verdict.scores[0]:.6g} -> {verdict.scores[1]:.6g}{price}")
-    elif verdict.word == "unknown":
-        what = "no flip costs less than" if isinstance(verdict.claim, NeverFlips) else "the trees' sum falls at most by"
-        lines.append(f"  {what} {verdict.low if isinstance(verdict.claim, NeverFlips) else verdict.high:.4g}")
-    return lines
+def decide_stated(asked: Sequence[Stated], model: Any, *, rows: Array, seed: int, must: bool = False) -> tuple[PropertyLine, ...]:
+    """What is known of each property for one model; every search is a step of the run. What a model cannot be asked is ``not applicable``.
+
+    ``rows`` ``(n, d)`` are known ones, which are tried first.
+
+    Raises:
+        InputError: with ``must``, if a property is not applicable.
+    """
+    found = []
+    for i, one in enumerate(asked):
+        current().progress.say(f"property {one.name}: {one.claim.words()}")
+        key = (model, one.claim, rows, seed, i, one.boxes, one.seconds)
+        known = remember(f"property {one.name}", key, lambda i=i, one=one: _decided(one, model, rows, rng_for(seed, "claim", i)))
+        line = _line(one, model.space, known, _evidence(one.claim, model, known))
+        if must and line.verdict == NOT_APPLICABLE:
+            raise InputError(line.note)
+        found.append(line)
+    return tuple(found)
+
+
+def _decided(one: Stated, model: Any, rows: Array, rng: Any) -> dict[str, Any]:
+    """A verdict as values that the store keeps."""
+    try:
+        v = decide_claim(one.claim, model, rng=rng, rows=rows, seconds=one.seconds, boxes=one.boxes)
+    except InputError as error:
+        return {"verdict": NOT_APPLICABLE, "note": str(error)}
+    return {"verdict": v.word, "how": v.how, "low": v.low, "high": v.high, "row": v.row, "changed": v.changed, "scores": v.scores, "boxes": v.boxes,
+            "note": v.note, "assumptions": v.assumptions}  # fmt: skip
+
+
+def _line(one: Stated, space: Space, known: Mapping[str, Any], evidence: Mapping[str, Any]) -> PropertyLine:
+    kind = "monotone" if isinstance(one.claim, Monotone) else "never_flips"
+    currency = one.claim.prices.currency if isinstance(one.claim, NeverFlips) else ""
+    said = {key: known[key] for key in ("how", "low", "high", "boxes", "assumptions") if key in known}
+    if known.get("row") is not None:
+        said |= {side: dict(zip(space.names, known[side].tolist(), strict=True)) for side in ("row", "changed")}
+        said |= dict(zip(("before", "after"), known["scores"], strict=True))
+    return PropertyLine(name=one.name, claim=one.claim.words(), kind=kind, currency=currency, verdict=known["verdict"], note=known["note"],
+                        evidence=evidence, **said)  # fmt: skip
+
+
+def _evidence(claim: Claim, model: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What is needed to check a verdict again: the claim, the alerts that it is about where those are given rows, and the two rows."""
+    if isinstance(claim, Monotone):
+        said: dict[str, Any] = {"feature": claim.feature, "direction": claim.direction}
+    else:
+        said = {"features": list(claim.features), "money": float(claim.money), "prices": claim.prices, "rows": None}
+        if claim.rows is not None and known["verdict"] != NOT_APPLICABLE:
+            scorer = getattr(model, "scorer", model)
+            said["rows"] = claim.rows[scorer.predict(claim.rows)[:, 1] >= scorer.threshold]
+    return {**said, "verdict": known["verdict"], "row": known.get("row"), "changed": known.get("changed"), "scores": known.get("scores")}
+
+
+def check_again(line: PropertyLine, evidence: Mapping[str, Any], model: Any) -> list[tuple[str, float, float]]:
+    """What is reported of a property and what its evidence says: 1 = proven, 0 = broken, nan = nobody knows; for two rows their scores as well.
+
+    With a ``model`` the rows are scored again, and a pair that does not break the claim is nan.
+    """
+    worth = {PROVEN: 1.0, BROKEN: 0.0}
+    name, found = f"property {line.name}", worth.get(str(evidence["verdict"]), math.nan)
+    if evidence["verdict"] != BROKEN:
+        return [(f"{name} (1 = proven, 0 = broken)", worth.get(line.verdict, math.nan), found)]
+    row, changed, scores = evidence["row"], evidence["changed"], evidence["scores"]
+    if model is not None:
+        scores = getattr(model, "scorer", model).predict(np.stack([row, changed]))[:, 1].tolist()
+        found = 0.0 if shows(_claim_of(evidence), model, row, changed) else math.nan
+    return [(f"{name} (1 = proven, 0 = broken)", worth.get(line.verdict, math.nan), found),
+            (f"{name}, score of its first row", line.before, float(scores[0])), (f"{name}, score of its second row", line.after, float(scores[1]))]  # fmt: skip
+
+
+def _claim_of(evidence: Mapping[str, Any]) -> Claim:
+    if "feature" in evidence:
+        return Monotone(feature=evidence["feature"], direction=evidence["direction"])
+    return NeverFlips(features=tuple(evidence["features"]), money=evidence["money"], prices=evidence["prices"], rows=evidence["rows"])

@@ -31,7 +31,8 @@ def audit(model: Any, data: Any, *, threats: Sequence[Any], recipe: Any = None, 
         data: ``Splits``, ``(x, y)`` (cut 60/20/20 by the seed), ``{"train": (x, y), "test": (x, y)}``, a path or the name of a built-in case.
         threats: nouns such as ``LpBall(eps=0.1)`` or plan entries such as ``{"membership": {}}``.
         recipe: how the model is trained: an unfitted estimator, a plan's recipe mapping, or a ``Recipe``; poisoning and LiRA need it.
-        settings: ``space``, ``false_positive_rate``, ``seed``, ``out`` (run folder), ``attack_rows`` (1,000), ``workers``, ``quiet``, ``gate``, ``title``.
+        settings: ``space``, ``false_positive_rate``, ``seed``, ``out`` (run folder), ``attack_rows`` (1,000), ``workers``, ``quiet``, ``gate``, ``title``,
+            ``properties`` (claims such as ``Monotone(feature="debt")``, or plan entries; with them ``threats`` may be empty).
 
     Raises:
         InputError: if anything given is wrong.
@@ -90,8 +91,6 @@ def run_plan(plan: Path | Mapping[str, Any], *, out: Path | None, verbs: Sequenc
              trust: bool = False) -> Report:  # fmt: skip
     """Do the verbs on a plan; ``out`` None = a folder under ``runs/`` named after the plan, the same one each time."""
     checked, base = read_plan(plan)
-    if not checked.threats:
-        raise InputError("the plan names properties and no threats; decide them with carbide prove, or add threats")
     resolved = checked.model_dump(mode="json", exclude_defaults=True) | {"seed": checked.seed}
     title = checked.title or (plan.stem if isinstance(plan, Path) else "run")
     folder = out if out is not None else Path("runs") / f"{title}-{digest(resolved)[:8]}"
@@ -115,8 +114,17 @@ def job_of(plan: Plan, base: Path, *, title: str, resolved: Mapping[str, Any], t
     recipe = None if plan.recipe is None else make_recipe(_at(plan.recipe, base), space=space, classes=classes)
     model = None if plan.model is None else load(_at(plan.model, base), space=space, classes=classes, trust=trust)
     asks = tuple(make_ask(entry, space=space, base=base, prices=prices) for entry in plan.threats)
+    properties = _stated(plan.properties, splits, prices, base)
     return Job(title=title, data=splits, asks=asks, model=model, recipe=recipe, point=plan.point(), budget=plan.budget(), gate=plan.gate, seed=plan.seed,
-               rows=plan.attack_rows, plan=resolved, notes=notes, positives=plan.data.positives)  # fmt: skip
+               rows=plan.attack_rows, plan=resolved, notes=notes, positives=plan.data.positives, properties=properties)  # fmt: skip
+
+
+def _stated(properties: Sequence[Any], splits: Splits, prices: PriceTable | None, base: Path) -> tuple[Any, ...]:
+    if not properties:
+        return ()
+    from carbide._claims import stated
+
+    return stated(properties, space=splits.train.space, base=base, prices=prices, rows=splits.test.x)
 
 
 def _plan_data(plan: Plan, base: Path) -> tuple[Splits, tuple[str, ...], PriceTable | None]:
@@ -159,7 +167,7 @@ def _exists(path: Path) -> bool:
 
 
 def _do(verbs: Sequence[str], model: Any, data: Any, threats: Sequence[Any], recipe: Any, settings: Mapping[str, Any]) -> Report:
-    known = ("space", "false_positive_rate", "seed", "out", "workers", "quiet", "gate", "title", "budget", "attack_rows")
+    known = ("space", "false_positive_rate", "seed", "out", "workers", "quiet", "gate", "title", "budget", "attack_rows", "properties")
     for name in settings:
         if name not in known:
             raise InputError(f"setting {name!r} is not known; choose {', '.join(known)}")
@@ -167,11 +175,13 @@ def _do(verbs: Sequence[str], model: Any, data: Any, threats: Sequence[Any], rec
     splits, prices = _live_data(data, settings.get("space"), seed)
     space, classes = splits.train.space, splits.train.classes
     rate = settings.get("false_positive_rate")
+    properties = _stated(settings.get("properties") or (), splits, prices, Path.cwd())
+    said = {"properties": [one.claim.words() for one in properties]} if properties else {}
     job = Job(title=str(settings.get("title", "audit")), data=splits, asks=tuple(_ask(t, space, prices) for t in threats),
               model=_live_model(model, space, classes), recipe=_live_recipe(recipe, space, classes),
               point=None if rate is None else OperatingPoint(false_positive_rate=rate), budget=settings.get("budget") or Budget(),
               gate=settings.get("gate") or {}, seed=seed, rows=_count(settings.get("attack_rows", 1000)),
-              plan={"threats": [str(getattr(t, "words", lambda t=t: t)()) for t in threats], "seed": seed})  # fmt: skip
+              plan={"threats": [str(getattr(t, "words", lambda t=t: t)()) for t in threats], **said, "seed": seed}, properties=properties)  # fmt: skip
     return execute(job, out=None if out is None else Path(out), verbs=verbs, workers=settings.get("workers"), quiet=settings.get("quiet"))
 
 

@@ -93,7 +93,7 @@ def prove(
     """Audit, and give certificates: what no attacker of the stated kind can do. Or decide whether a net or a tree model has a property.
 
     A plan's [bold]properties[/bold] say what a tree model must do on every row there is: [bold]proven[/bold], [bold]broken[/bold] by two rows that are shown,
-    or [bold]unknown[/bold].
+    or [bold]unknown[/bold]. Audits and hardening decide them too; here the exit code is 1 unless all are proven.
 
     With a net and a property (ONNX and VNN-LIB files, as verification competitions give them) the verdict is [bold]unsat[/bold]: proven, no input of
     the property's box does what it forbids; [bold]sat[/bold]: here is one that does; [bold]timeout[/bold] or [bold]unknown[/bold]: open. A list has
@@ -112,23 +112,9 @@ def prove(
 
 
 def _prove_plan(target: Path, out: Path | None, workers: int | None, quiet: bool, trust: bool) -> None:
-    from carbide.plan import read_plan
-
-    plan, base = read_plan(target)
-    if not plan.properties:
-        _finish(_run(target, out, ("audit", "prove"), workers, quiet, trust), target)
-        return
-    from carbide._claims import folder_of, prove_plan, words_of
-
-    folder = out or folder_of(plan, target)
-    found, space = prove_plan(plan, base, out=folder, trust=trust)
-    for verdict in found:
-        for line in words_of(verdict, space):
-            say(line)
-    say(f"Verdicts: {folder / 'properties.json'}")
-    if plan.threats:
-        _finish(_run(target, folder, ("audit", "prove"), workers, quiet, trust), target)
-    if not all(verdict.proven for verdict in found):
+    report = _run(target, out, ("audit", "prove"), workers, quiet, trust)
+    _finish(report, target)
+    if not all(line.verdict == "proven" for line in report.results.plain.properties):
         raise typer.Exit(1)
 
 
@@ -200,17 +186,28 @@ def gate(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     sarif: Annotated[Path | None, typer.Option("--sarif", help="Also write the breaches as SARIF 2.1.0.")] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Also write the gate as JUnit XML.")] = None,
-    rule: Annotated[list[str] | None, typer.Option("--rule", help='A rule instead of the plan\'s gate, e.g. --rule "robust_recall >= 0.7".')] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option("--rule", help='A rule instead of the plan\'s gate, e.g. "robust_recall >= 0.7" or "properties all".')
+    ] = None,
 ) -> None:
-    """Compare a run with its gate: exit 0 when every rule holds, 1 when one does not. What was not measured does not hold."""
+    """Compare a run with its gate: exit 0 when every rule holds, 1 when one does not. What was not measured or proven does not hold."""
     from carbide.verify import judge_run
 
     lines = judge_run(run, rules=rule or [], sarif=sarif, junit=junit)
     for line in lines:
-        say(f"{'pass' if line.passed else 'FAIL'}  {line.rule}: {line.value:.4g}{f' ({line.reason})' if line.reason else ''}")
-    if not all(line.passed for line in lines):
-        say(f"Next: carbide harden {run / 'plan.yaml'}, or change the gate if the risk is accepted")
+        say(_said(line))
+    failed = [line for line in lines if not line.passed]
+    if failed:
+        mend = f"carbide harden {run / 'plan.yaml'}"
+        if all(line.verdict for line in failed):
+            mend = f"see {run / 'report.html'} and train a model that keeps its properties (for instance with monotone constraints)"
+        say(f"Next: {mend}, or change the gate if the risk is accepted")
         raise typer.Exit(1)
+
+
+def _said(line: Any) -> str:
+    """A line of the gate on one line."""
+    return f"{'pass' if line.passed else 'FAIL'}  {line.rule}: {line.verdict or f'{line.value:.4g}'}{f' ({line.reason})' if line.reason else ''}"
 
 
 @app.command()
@@ -350,7 +347,7 @@ def _finish(report: Any, plan: Any) -> None:
     if not report.passed:
         for line in report.results.gate:
             if not line.passed:
-                say(f"FAIL  {line.rule}: {line.value:.4g}{f' ({line.reason})' if line.reason else ''}")
+                say(_said(line))
         raise typer.Exit(1)
 
 

@@ -12,7 +12,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -24,14 +24,18 @@ from carbide._prove import brackets_of, prove_case
 from carbide.models.latency import latency
 from carbide.models.operating import calibrated
 from carbide.registry import ROOMS
-from carbide.results import HARDENED, PLAIN, Cost, DataFacts, Measure, Phase, Results, Timings
+from carbide.results import HARDENED, PLAIN, Cost, DataFacts, Measure, Phase, PropertyLine, Results, Timings
 from carbide.run import Progress, Run, Store, cores, use, write_whole
-from carbide.run.store import encode
+from carbide.run.store import decode, encode
 from carbide.stats.intervals import clopper_pearson
 from carbide.stats.performance import performance
 from carbide.types import Case, Corruption, Distortion, InputError, LpBall, Model, OperatingPoint, Patch, Recipe, Section, Splits, Threat
 
+if TYPE_CHECKING:
+    from carbide._claims import Stated
+
 VERBS = ("audit", "harden", "prove")
+PROPERTIES = "properties"  # how the evidence of properties is called
 PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "torch", "xgboost-cpu", "xgboost", "lightgbm", "catboost", "onnxruntime")
 BLIND = {
     "evasion": "changes of another kind than the stated one (for images: rotation, blur, patches; for tables: fields outside the price table)",
@@ -50,7 +54,7 @@ IMAGE_CHANGES: Mapping[type[Threat], str] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """What is to be done: data, threats, and a model, a recipe or both."""
+    """What is to be done: data, threats or properties, and a model, a recipe or both."""
 
     title: str
     data: Splits
@@ -65,6 +69,7 @@ class Job:
     plan: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     positives: str = ""
+    properties: tuple[Stated, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,6 +114,8 @@ def execute(job: Job, *, out: Path | None = None, verbs: Sequence[str] = ("audit
 
     if job.model is None and job.recipe is None:
         raise InputError("neither a model nor a recipe is given; add model: (a file) or recipe: (how to train one)")
+    if "harden" in verbs and not job.asks:
+        raise InputError("no threat is named, so there is nothing to harden against; add threats, or decide properties alone with carbide prove")
     store = Store(out, pack=pack, unpack=unpack, version=carbide.__version__)
     run = Run(workers=workers or cores(), progress=Progress(quiet=quiet), store=store)
     with use(run):
@@ -165,7 +172,7 @@ def _case(job: Job, run: Run) -> Case:
 
 def _phase(name: str, case: Case, job: Job, verbs: Sequence[str]) -> Phase:
     before = case.model.digest()
-    sections = audit_case(case, job.asks)
+    sections = audit_case(case, job.asks) if job.asks or not job.properties else ()
     if case.model.digest() != before:
         raise InputError("the model changed while it was audited; put it in inference mode and freeze its buffers")
     if "prove" in verbs:
@@ -173,7 +180,15 @@ def _phase(name: str, case: Case, job: Job, verbs: Sequence[str]) -> Phase:
     brackets = tuple(bracket for section in sections for bracket in brackets_of(section))
     threshold = case.model.threshold if case.model.classes == 2 else float("nan")
     return Phase(name=name, model=_words(case), sections=sections, performance=_performance(case), cost=Cost(size_bytes=_size(case.model)),
-                 brackets=brackets, threshold=threshold)  # fmt: skip
+                 brackets=brackets, threshold=threshold, properties=_properties(case, job))  # fmt: skip
+
+
+def _properties(case: Case, job: Job) -> tuple[PropertyLine, ...]:
+    if not job.properties:
+        return ()
+    from carbide._claims import decide_stated
+
+    return decide_stated(job.properties, case.model, rows=job.data.test.x, seed=job.seed, must=not job.asks)
 
 
 def _performance(case: Case) -> dict[str, Measure]:
@@ -228,6 +243,7 @@ def _timings(run: Run, case: Case, final: Case, hardened: Hardened | None) -> Ti
 
 def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timings: Timings, model: Model) -> Results:
     from carbide.report.gate import judge_gate, parse_gate
+    from carbide.report.properties import worse
 
     parts = {"train": len(job.data.train), "validation": len(job.data.validation), "test": len(job.data.test)}
     data = DataFacts(name=job.data.test.name, rows=parts, classes=job.data.test.class_names, features=int(np.prod(job.data.test.space.shape)), notes=job.notes,
@@ -240,7 +256,8 @@ def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timin
         warnings += [f"defence {s.method} was not tried: {s.reason}" for s in hardened.skipped]
     results = Results(title=job.title, plan=job.plan, seed=job.seed, versions=versions(), data=data, phases=tuple(phases),
                       options=hardened.options if hardened else (), not_tested=_not_tested(job, phases, model), warnings=tuple(warnings),
-                      next_steps=_next_steps(hardened is not None))  # fmt: skip
+                      next_steps=_next_steps(hardened is not None, bool(job.asks)))  # fmt: skip
+    results = replace(results, warnings=(*results.warnings, *worse(results)))
     return replace(results, gate=judge_gate(parse_gate(job.gate), results)) if job.gate else results
 
 
@@ -296,9 +313,11 @@ def _not_tested(job: Job, phases: Sequence[Phase], model: Model) -> tuple[str, .
     return tuple(dict.fromkeys(lines))
 
 
-def _next_steps(hardened: bool) -> tuple[str, ...]:
+def _next_steps(hardened: bool, threatened: bool) -> tuple[str, ...]:
     if hardened:
         return ("carbide verify RUN", "carbide gate RUN", "carbide guard serve RUN")
+    if not threatened:
+        return ("carbide verify RUN", "carbide gate RUN")
     return ("carbide harden PLAN", "carbide verify RUN")
 
 
@@ -322,6 +341,8 @@ def write_run(report: Report, folder: Path) -> None:
     for phase in results.phases:
         for number, section in enumerate(phase.sections):
             write_whole(folder / "evidence" / f"{phase.name}-{number}-{section.room}.npz", encode(section))
+        if phase.properties:
+            write_whole(_properties_file(folder, phase.name), encode({line.name: dict(line.evidence) for line in phase.properties}))
     write_whole(folder / "plan.yaml", yaml.safe_dump(dict(results.plan), sort_keys=False).encode())
     _save_models(report, folder)
     write_timings(report.timings, folder / "timings.json")
@@ -349,18 +370,41 @@ def read_sections(folder: Path) -> dict[str, list[Section]]:
     Raises:
         InputError: if the folder holds no evidence.
     """
-    from carbide.run.store import decode
-
-    files = sorted((folder / "evidence").glob("*.npz"), key=lambda f: (f.name.split("-")[0], int(f.name.split("-")[1])))
-    if not files:
+    every = list((folder / "evidence").glob("*.npz"))
+    files = [f for f in every if not f.name.startswith(PROPERTIES)]
+    files = sorted(files, key=lambda f: (f.name.split("-")[0], int(f.name.split("-")[1])))
+    if not every:
         raise InputError(f"{folder} holds no evidence; name the folder of a finished run")
     found: dict[str, list[Section]] = {}
     for file in files:
-        try:
-            section = decode(file.read_bytes())
-        except Exception as error:
-            raise InputError(f"evidence {file} cannot be read ({error}); run the plan again into this folder") from error
+        section = _read_evidence(file)
         if not isinstance(section, Section):
             raise InputError(f"evidence {file} holds a {type(section).__name__}, not a section; run the plan again into this folder")
         found.setdefault(file.name.split("-")[0], []).append(section)
     return found
+
+
+def read_properties(folder: Path, phase: str) -> dict[str, Any]:
+    """The evidence of a phase's properties, by name.
+
+    Raises:
+        InputError: if there is none, or it cannot be read.
+    """
+    file = _properties_file(folder, phase)
+    if not file.is_file():
+        raise InputError(f"{folder} has no evidence of the {phase} model's properties; run the plan again into this folder")
+    found = _read_evidence(file)
+    if not isinstance(found, dict):
+        raise InputError(f"evidence {file} holds a {type(found).__name__}, not properties; run the plan again into this folder")
+    return found
+
+
+def _properties_file(folder: Path, phase: str) -> Path:
+    return folder / "evidence" / f"{PROPERTIES}-{phase}.npz"
+
+
+def _read_evidence(file: Path) -> Any:
+    try:
+        return decode(file.read_bytes())
+    except Exception as error:
+        raise InputError(f"evidence {file} cannot be read ({error}); run the plan again into this folder") from error

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types as _types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from carbide import registry
 from carbide._audit import Ask
 from carbide._harden import Budget
 from carbide.privacy.levels import check_feature
-from carbide.report.gate import parse_gate
+from carbide.report.gate import ALL, parse_gate
 from carbide.space.patches import pixels_of
 from carbide.types import (
     DISTORTIONS,
@@ -63,6 +64,9 @@ THREAT_KEYS = {
     "attribute": ("feature", "label", "bins"),
     "reconstruction": ("known",),
 }  # of rooms, and of aliases that are threats of their own
+PROPERTY_KEYS = {"monotone": ("monotone", "direction"), "never_flips": ("never_flips", "money", "prices", "about")}
+PROPERTY_COMMON = ("name", "boxes", "seconds")
+ABOUT = ("space", "rows")
 
 
 class _Strict(BaseModel):
@@ -110,12 +114,13 @@ class Plan(_Strict):
     data: DataPlan
     recipe: dict[str, Any] | None = Field(None, description="how the model is trained; needed to harden, to poison and for shadow models")
     threats: list[dict[str, Any]] = Field(default_factory=list)
-    properties: list[dict[str, Any]] = Field(default_factory=list, description="for carbide prove: what a tree model must do on every row")
+    properties: list[dict[str, Any]] = Field(default_factory=list, description="what a tree model must do on every row")
     attack_rows: int = Field(1000, gt=0, description="test rows that evasion attacks and certificates decide, at most; drawn by the seed")
     operating_point: OperatingPlan | None = None
     harden: HardenPlan | None = None
-    gate: dict[str, str | bool] = Field(
-        default_factory=dict, description="rules such as robust_recall: '>= 0.7'; strict: true compares interval ends"
+    gate: dict[str, str | bool | list[str]] = Field(
+        default_factory=dict,
+        description="rules such as robust_recall: '>= 0.7'; strict: true compares interval ends; properties: all (or names) asks that they are proven",
     )
     seed: int = Field(0, ge=0)
 
@@ -177,8 +182,45 @@ def _validate(raw: dict[Any, Any], name: str) -> Plan:
         if "attribute" in entry and plan.data.label is not None and own.get("feature") == plan.data.label:
             raise InputError(f"{name}: attribute guesses {plan.data.label!r}, which is the label; name a feature, and say label: false for an attacker "
                              "who does not know people's labels")  # fmt: skip
-    parse_gate(plan.gate)
+    parse_gate(plan.gate, properties=property_names(plan.properties))
     return plan
+
+
+def property_names(properties: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What each property is called in reports and gates: its ``name``, or one made of what it says, numbered where that is taken.
+
+    >>> property_names([{"monotone": "debt"}, {"never_flips": ["hour", "country"], "money": 5}, {"monotone": "debt", "name": "fair"}])
+    ('debt_rises', 'hour_country_never_flips', 'fair')
+
+    Raises:
+        InputError: if a name is no text that a gate could hold, or stands twice.
+    """
+    given = [entry["name"] for entry in properties if entry.get("name") is not None]
+    for name in given:
+        if not isinstance(name, str) or not re.fullmatch(r"[^\s,][^,\n]*", name) or name == ALL:
+            raise InputError(f"property name is {name!r}; give a short text without commas that is not {ALL}")
+        if given.count(name) > 1:
+            raise InputError(f"property name {name!r} stands twice; give each property a name of its own")
+    found: list[str] = []
+    for entry in properties:
+        name = entry.get("name")
+        if name is None:
+            name = made = _property_name(entry)
+            number = 1
+            while name in (*found, *given):
+                number += 1
+                name = f"{made}_{number}"
+        found.append(name)
+    return tuple(found)
+
+
+def _property_name(entry: Mapping[str, Any]) -> str:
+    features = entry.get("never_flips")
+    if features is not None:
+        said = [*(features if isinstance(features, list | tuple) else [features]), "never_flips"]
+    else:
+        said = [entry.get("monotone", "property"), entry.get("direction", "rises")]
+    return re.sub(r"\W+", "_", "_".join(map(str, said)))
 
 
 def _known_keys(where: tuple[Any, ...]) -> list[str]:
@@ -382,7 +424,18 @@ def plan_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["properties"]["threats"]["items"] = {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False,
                                                 "properties": {key: _threat_schema(key) for key in [*registry.ROOMS, *ALIASES]}}  # fmt: skip
+    schema["properties"]["properties"]["items"] = {"oneOf": [_property_schema(kind) for kind in PROPERTY_KEYS]}
     return schema
+
+
+def _property_schema(kind: str) -> dict[str, Any]:
+    known = {"monotone": {"type": "string"}, "direction": {"enum": ["rises", "falls"], "default": "rises"},
+             "never_flips": {"type": ["string", "array"], "items": {"type": "string"}}, "money": {"type": ["number", "string"]},
+             "prices": {"type": ["string", "object"]}, "about": {"enum": list(ABOUT), "default": ABOUT[0]}, "name": {"type": "string"},
+             "boxes": {"type": "integer", "minimum": 1}, "seconds": {"type": ["number", "string"]}}  # fmt: skip
+    required = [kind] if kind == "monotone" else [kind, "money"]
+    return {"type": "object", "properties": {key: known[key] for key in (*PROPERTY_KEYS[kind], *PROPERTY_COMMON)}, "required": required,
+            "additionalProperties": False}  # fmt: skip
 
 
 def _threat_schema(key: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from typing import Any
 from carbide.types import Bracket, Finding, InputError, Section
 
 PLAIN, HARDENED = "plain", "hardened"
+PROVEN, BROKEN, UNKNOWN, NOT_APPLICABLE = "proven", "broken", "unknown", "not applicable"
+VERDICTS = (PROVEN, BROKEN, UNKNOWN, NOT_APPLICABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +42,55 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PropertyLine:
+    """What is known of one property of the plan for one model: does it hold on every row that the property is about?
+
+    ``verdict`` is ``proven``, ``broken`` (``row`` and ``changed`` show it, feature by feature, with the scores ``before`` and ``after``),
+    ``unknown`` or ``not applicable`` (``note`` says why). ``low`` and ``high`` bracket, for a ``monotone`` one, the largest fall of the trees'
+    sum; for ``never_flips``, the least price of a flip in ``currency``. ``boxes`` were looked at. ``evidence`` is what ``verify`` needs.
+    """
+
+    name: str
+    claim: str
+    kind: str
+    verdict: str
+    how: str = ""
+    low: float = math.nan
+    high: float = math.nan
+    row: Mapping[str, float] = field(default_factory=dict)
+    changed: Mapping[str, float] = field(default_factory=dict)
+    before: float = math.nan
+    after: float = math.nan
+    currency: str = ""
+    boxes: int = 0
+    note: str = ""
+    assumptions: tuple[str, ...] = ()
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise InputError(f"property verdict is {self.verdict!r}; choose {', '.join(VERDICTS)}")
+        if self.row.keys() != self.changed.keys():
+            raise InputError(f"property {self.name}: its two rows have other features; give both the same")
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """The features that differ between the two rows, by name."""
+        return tuple(name for name in sorted(self.row) if not same(self.row[name], self.changed[name]))
+
+
+def same(a: float, b: float) -> bool:
+    """Whether two values are the same one; a missing value is the same as another."""
+    return a == b or (math.isnan(a) and math.isnan(b))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Phase:
     """One audited model: ``name`` is ``plain`` or ``hardened``, ``model`` says in words what it is.
 
     ``performance`` holds what is known of ``accuracy``, ``worst_class``, ``recall`` and ``false_positive_rate`` on the
-    test rows, by these names. ``threshold`` is where a binary model decides (nan for more than two classes).
+    test rows, by these names. ``threshold`` is where a binary model decides (nan for more than two classes). ``properties`` are those
+    of the plan, in its order.
     """
 
     name: str
@@ -54,6 +100,7 @@ class Phase:
     cost: Cost
     brackets: tuple[Bracket, ...] = ()
     threshold: float = math.nan
+    properties: tuple[PropertyLine, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name not in (PLAIN, HARDENED):
@@ -62,6 +109,10 @@ class Phase:
     def section(self, room: str, threat: str) -> Section | None:
         """The section about this threat, or None."""
         return next((s for s in self.sections if (s.room, s.threat) == (room, threat)), None)
+
+    def property_named(self, name: str) -> PropertyLine | None:
+        """The property of that name, or None."""
+        return next((line for line in self.properties if line.name == name), None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,13 +142,17 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class GateLine:
-    """One rule of the gate and how it went; a metric that was not measured has value nan and never passes."""
+    """One rule of the gate and how it went; a metric that was not measured has value nan and never passes.
+
+    A property has a ``verdict`` instead, and value 1 where it is proven, 0 where it is broken and nan where nobody knows.
+    """
 
     rule: str
     metric: str
     value: float
     passed: bool
     reason: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from carbide._audit import judge_of
-from carbide.pipeline import read_sections
+from carbide.pipeline import read_properties, read_sections
 from carbide.report.gate import judge_gate, parse_gate
 from carbide.report.html import write_html
 from carbide.report.results_json import read_results, read_timings
-from carbide.results import HARDENED, GateLine, Results
+from carbide.results import HARDENED, GateLine, Phase, Results
 from carbide.run import write_whole
 from carbide.types import CarbideError, InputError, Model, Section
 
@@ -69,7 +69,10 @@ def judge_run(run: Path, *, rules: Sequence[str] = (), sarif: Path | None = None
         InputError: if there is no rule at all, or one is not understood.
     """
     results = _results(run)
-    parsed = tuple(line for rule in rules for line in parse_gate(_split(rule))) if rules else parse_gate(results.plan.get("gate") or {})
+    names = [line.name for line in results.last.properties] if results.last else []
+    parsed = (
+        tuple(line for rule in rules for line in parse_gate(_split(rule), properties=names)) if rules else parse_gate(results.plan.get("gate") or {})
+    )
     if not parsed:
         raise InputError(f"{run} has no gate in its plan; add gate: {{...}} to the plan, or give --rule")
     lines = judge_gate(parsed, results)
@@ -88,12 +91,12 @@ def judge_run(run: Path, *, rules: Sequence[str] = (), sarif: Path | None = None
 def _split(rule: str) -> dict[str, str]:
     metric, _, condition = rule.strip().partition(" ")
     if not condition:
-        raise InputError(f"rule {rule!r} is not of the form 'metric >= number'; e.g. --rule \"robust_recall >= 0.7\"")
+        raise InputError(f'rule {rule!r} is not of the form \'metric >= number\'; e.g. --rule "robust_recall >= 0.7" or --rule "properties all"')
     return {metric: condition.strip()}
 
 
 def verify_run(run: Path) -> list[Check]:
-    """Every headline of a run as reported in results.json and as recomputed from its evidence and saved model.
+    """Every headline and property of a run as reported in results.json and as recomputed from its evidence and saved model.
 
     Raises:
         InputError: if the run is not finished or its evidence cannot be read.
@@ -109,7 +112,23 @@ def verify_run(run: Path) -> list[Check]:
         model = _model(run, phase.name)
         for reported, section in zip(phase.sections, stored, strict=True):
             checks += _checks(phase.name, reported, section, model)
+        if phase.properties:
+            checks += _property_checks(run, phase, model)
     return checks
+
+
+def _property_checks(run: Path, phase: Phase, model: Model | None) -> list[Check]:
+    """The two rows of each broken property scored again, and whether the evidence has the verdicts that are reported."""
+    from carbide._claims import check_again
+
+    evidence = read_properties(run, phase.name)
+    found = []
+    for line in phase.properties:
+        if line.name not in evidence:
+            raise InputError(f"{run} has no evidence of the property {line.name} of the {phase.name} model; run the plan again")
+        found += [Check(phase=phase.name, metric=metric, reported=reported, recomputed=recomputed)
+                  for metric, reported, recomputed in check_again(line, evidence[line.name], model)]  # fmt: skip
+    return found
 
 
 def _checks(phase: str, reported: Section, section: Section, model: Model | None) -> list[Check]:

@@ -74,20 +74,30 @@ def gallery(
                   note=f"the difference is scaled: black and white are changes of {size:.3g}")  # fmt: skip
 
 
-def budget_figures(metric: str, threat: FeatureBudget, cost: Array, gain: Array | None, *, exact: bool) -> tuple[Figure, ...]:
-    """Robust recall against the budget, and what the attacker earns; ``cost`` ``(n,)`` is 0 for missed rows, inf for safe ones."""
+def budget_figures(metric: str, threat: FeatureBudget, cost: Array, offers: Sequence[tuple[Array, Array]], *, exact: bool,
+                   note: str = "") -> tuple[Figure, ...]:  # fmt: skip
+    """Robust recall against the budget, and what the attacker earns; ``cost`` ``(n,)`` is 0 for missed rows, inf for safe ones.
+
+    ``offers`` are evasions among which the attacker takes the best that the budget affords: prices and gains ``(n,)``; none = gains are not known.
+    """
     budgets = _budgets(cost, threat.money)
     n, currency = len(cost), threat.prices.currency
     standing = np.array([(cost > b).sum() for b in budgets])
     how = "exact: no cheaper change exists" if exact else "by the attacks that ran; cheaper changes may exist"
     found = [Figure(kind="steps", title=f"{metric} against budget", x_label=f"attacker's budget a row ({currency})", y_label=metric,
                     series=(share_series(metric, budgets, standing, n),), note=how)]  # fmt: skip
-    if gain is not None:
-        profit = np.array([np.where(cost <= b, np.maximum(gain - cost, 0.0), 0.0).sum() / n for b in budgets])
+    if offers:
+        budgets = _budgets(np.concatenate([price for price, _ in offers]), threat.money)
+        profit = np.array([_earned(offers, b).sum() / n for b in budgets])
         found.append(Figure(kind="steps", title="attacker's profit", x_label=f"attacker's budget a row ({currency})",
                             y_label=f"gain minus price, mean over all rows of class 1 ({currency})",
-                            series=(Series(name="profit", x=budgets, y=profit),), note="a row is only changed when that pays"))  # fmt: skip
+                            series=(Series(name="profit", x=budgets, y=profit),), note=f"a row is only changed when that pays{note}"))  # fmt: skip
     return tuple(found)
+
+
+def _earned(offers: Sequence[tuple[Array, Array]], budget: float) -> Array:
+    """What the best offer within the budget leaves of each row, ``(n,)``, 0 where none pays."""
+    return np.max([np.where(price <= budget, np.maximum(gain - price, 0.0), 0.0) for price, gain in offers], axis=0)
 
 
 def _budgets(cost: Array, money: float) -> Array:

@@ -187,7 +187,7 @@ class _Task:
         self.forest = _binary(self.trees, 1)
         self.money = claim.money if isinstance(claim, NeverFlips) else np.inf
         self.prices = _only(claim) if isinstance(claim, NeverFlips) else None
-        self.moved = _monotone_moves(claim, self.space) if isinstance(claim, Monotone) else _priced_moves(claim, self.space)
+        self.moved = moves_of(claim, self.space)
         self.cells: PairCells = pair_cells(self.forest, self.space, self.moved, self.prices, self.money)
         if any(not len(v) for v in self.cells.low):
             bad = next(f for f, v in enumerate(self.cells.low) if not len(v))
@@ -356,6 +356,44 @@ def _priced_moves(claim: NeverFlips, space: Space) -> dict[int, int]:
         moved[f] = 0 if price.matrix is not None or all(ways.values()) else 1 if ways[1] else -1
     follow = [r.target for r in space.relations if isinstance(r, Ratio | Sum) and set(parts_of(r)) & set(moved)]
     return {**moved, **dict.fromkeys(follow, 0)}
+
+
+def moves_of(claim: Claim, space: Space) -> dict[int, int]:
+    """The features that differ between the two rows of a claim, with the way each goes: 1 up, -1 down, 0 either.
+
+    Raises:
+        InputError: if the claim names a feature that is not there, has no order, follows others or cannot move.
+    """
+    return _monotone_moves(claim, space) if isinstance(claim, Monotone) else _priced_moves(claim, space)
+
+
+def shows(claim: Claim, model: Any, row: Array, changed: Array) -> bool:
+    """Whether two rows ``(d,)`` break a claim as the model itself scores them, whatever search found them.
+
+    Both lie in the space (with given ``rows`` the first is one of those), nothing but what the claim moves differs, and the price is within
+    the money.
+    """
+    model = getattr(model, "scorer", model)
+    space, ways = model.space, moves_of(claim, model.space)
+    different = ~((row == changed) | (np.isnan(row) & np.isnan(changed)))
+    if set(np.flatnonzero(different).tolist()) - ways.keys():
+        return False
+    known = isinstance(claim, NeverFlips) and claim.rows is not None
+    if known:
+        exist = allowed(changed[None], row[None], space)
+    else:
+        both = np.stack([row, changed])
+        exist = allowed(both, np.full_like(both, np.nan), replace(space, mutable=np.ones(len(row), bool))) & holds(both, space)
+    if not exist.all():
+        return False
+    before, after = _scores(model, row, changed)
+    if isinstance(claim, Monotone):
+        f = space.index(claim.feature)
+        return bool((changed[f] - row[f]) * DIRECTIONS[claim.direction] > 0) and after < before
+    if known and not any(np.array_equal(row, one, equal_nan=True) for one in np.asarray(claim.rows)):
+        return False
+    money = cost(row[None], changed[None], _only(claim), space)[0]
+    return bool(money <= claim.money * (1 + 1e-9) + 1e-9) and before >= model.threshold > after
 
 
 def decide_claims(claims: Sequence[Claim], model: Any, *, rng: Rng, rows: Array | None = None, seconds: float = 60.0) -> list[ClaimVerdict]:

@@ -11,7 +11,7 @@ may be shown a repaired view of it, and a model that answers at random is asked 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from carbide.evasion._alarm import sample_first
 from carbide.evasion._figures import budget_figures, class_bars, gallery, kind_bars, reach_figure
 from carbide.evasion._goal import METRIC as TARGETED
 from carbide.evasion._goal import aimed, aimed_case, others
-from carbide.evasion._money import money_findings
+from carbide.evasion._money import PROFIT, Deals, gain_moves, money_findings
 from carbide.evasion._proposals import CHANGED, Changed, Proposing
 from carbide.evasion._typical import typical_findings
 from carbide.evasion.examination import Examination, examine
@@ -141,6 +141,7 @@ class _Tally:
     findings: list[Finding] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     exact: bool = False
+    deals: Deals | None = None  # where changes change what is earned
 
     def take(self, rows: Array, outcome: Outcome, name: str) -> None:
         """Keep what broke more rows, or the same rows at less cost."""
@@ -184,12 +185,15 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
         _settle_draws(case, threat, tally)
     if not ran:
         return Section(threat=threat.words(), room="evasion", skipped=tuple(tally.skipped), examination=exam.symptoms)
+    if isinstance(threat, FeatureBudget) and gain_moves(threat.prices, data.space):
+        tally.deals = _deals(case, threat, [methods[name] for name in ran], tally)
     figures = _figures(case, threat, {name: methods[name] for name in ran}, tally, metric, typical)
     if case.model.digest() != before:
         raise Changed(CHANGED)
     evidence = {"x": data.x, "y": data.y, "ids": data.ids.astype(str), "witness": tally.witness, "broken": tally.broken | tally.unknown,
                 "cost": tally.cost, "method": tally.by.astype(str), "wrong": wrong, "unknown": tally.unknown}  # fmt: skip
     evidence |= {} if tally.parameters is None else {"parameters": tally.parameters}
+    evidence |= {} if tally.deals is None else {"deal": tally.deals.witness()}
     findings = (*_headline(case, threat, tally, metric, [methods[name] for name in ran], ran), *typical, *tally.findings)
     return Section(threat=threat.words(), room="evasion", findings=findings, figures=figures, evidence=evidence, skipped=tuple(tally.skipped),
                    examination=exam.symptoms)  # fmt: skip
@@ -425,13 +429,48 @@ def _headline(case: Case, threat: Threat, tally: _Tally, metric: str, ran: list[
         found.append(replace(found[0], metric=metric, value=float(np.median(moved)), low=low, high=high, n=len(moved), good=1 if priced else 0,
                              note=f"at most, over the rows that attacks broke{UNITS.get(type(threat), '')}", headline=False))  # fmt: skip
     if isinstance(threat, FeatureBudget) and threat.prices.gain is not None:
-        at = tally.data.space.index(threat.prices.gain)
-        paid = np.where(tally.unknown & ~tally.broken, 0.0, tally.cost)
-        gain, kept = tally.data.x[:, at], tally.witness[:, at]
-        if threat.prices.follows:  # what the changed row earns less is a price, too
-            paid = np.where(np.isfinite(paid), np.maximum(paid + gain - kept, 0.0), paid)
-        found += money_findings(found[0], threat.prices.currency, gain, paid, kept)
+        found += _money(threat, tally, found[0])
     return tuple(found)
+
+
+def _money(threat: FeatureBudget, tally: _Tally, base: Finding) -> tuple[Finding, ...]:
+    if tally.deals is not None:
+        return tally.deals.findings(base, threat.prices.currency)
+    at = tally.data.space.index(str(threat.prices.gain))
+    paid = np.where(tally.unknown & ~tally.broken, 0.0, tally.cost)
+    how = "exact: the least price of each row is known" if tally.exact else "at least: there may be cheaper evasions"
+    if tally.unknown.any():
+        how = "undecided rows count as lost for nothing"
+    return money_findings(base, threat.prices.currency, tally.data.x[:, at], paid, tally.witness[:, at], how=how)
+
+
+def _deals(case: Case, threat: FeatureBudget, ran: list[Method], tally: _Tally) -> Deals:
+    """The cheapest evasions and, where an exact method knows how, the most profitable ones, each admitted and scored like anyone's."""
+    data, upper, why, found = tally.data, None, "no exact search ran", [tally.witness.copy()]
+    method: Any = next((m for m in ran if hasattr(m, "earn") and not getattr(m, "first", False)), None)
+    if method is not None:
+        try:
+            best = remember("evasion profit", (case.model, data.x, data.y, threat.prices, method), lambda: _earned(case, threat, method, data))
+            upper, found = best["upper"], [*found, best["witness"]]
+        except InputError as error:
+            why = str(error)
+    return Deals(gain=data.x[:, data.space.index(str(threat.prices.gain))], offers=_offers(case.model, data.x, data.y, threat, found), witnesses=found,
+                 upper=upper, how=why)  # fmt: skip
+
+
+def _earned(case: Case, threat: FeatureBudget, method: Any, data: Dataset) -> dict[str, Any]:
+    found = method.earn(case.model, data.x.copy(), data.y.copy(), threat.prices)
+    return {"witness": found.witness, "upper": found.upper}
+
+
+def _offers(model: Model, x: Array, y: Array, threat: FeatureBudget, proposals: Sequence[Array]) -> list[tuple[Array, Array]]:
+    """The price and the gain ``(n,)`` of proposals ``(n, d)``, the price inf where the threat does not allow one or the model catches it."""
+    at, found = model.space.index(str(threat.prices.gain)), []
+    for proposal in proposals:
+        made, price = admit(proposal, x, threat, model.space)
+        passes = decide(model.predict(made), model.threshold) != y
+        found.append((np.where(passes, price, np.inf), made[:, at]))
+    return found
 
 
 def _median_interval(values: Array, confidence: float = 0.95) -> tuple[float, float]:
@@ -450,8 +489,13 @@ def _figures(case: Case, threat: Threat, ran: Mapping[str, Method], tally: _Tall
     if isinstance(threat, FeatureBudget):
         cost = np.where(tally.unknown & ~tally.broken, 0.0, tally.cost)
         table = tally.data.space
-        gain = tally.data.x[:, table.index(threat.prices.gain)] if threat.prices.gain else None
-        return budget_figures(metric, threat, cost, gain, exact=tally.exact)
+        offers: list[tuple[Array, Array]] = []
+        if tally.deals is not None:
+            offers = list(tally.deals.offers)
+        elif threat.prices.gain:
+            offers = [(cost, tally.data.x[:, table.index(threat.prices.gain)])]
+        note = f"; at the whole budget {tally.deals.words(threat.prices.currency)}; below it at least" if tally.deals is not None else ""
+        return budget_figures(metric, threat, cost, offers, exact=tally.exact, note=note)
     assert isinstance(threat, LpBall | Patch | Distortion | Corruption)
     first = kind_bars(metric, typical, fell) if isinstance(threat, Corruption) else _curve(case, threat, ran, tally, metric)
     found: list[Figure | None] = [first, class_bars(metric, tally.data, tally.wrong, fell)]
@@ -524,4 +568,14 @@ def verify(section: Section, model: Model | None, case: Case | None, threat: Thr
         rows = judged_rows(case, asked)
         if not (np.array_equal(rows.x, e["x"]) and np.array_equal(rows.y, e["y"])):
             value = math.nan
-    return [(headline.metric, headline.value, value)]
+    return [(headline.metric, headline.value, value), *_profit_again(section, model, threat)]
+
+
+def _profit_again(section: Section, model: Model | None, threat: Threat) -> list[tuple[str, float, float]]:
+    """The attackers' profit as reported and as the stored rows earn it."""
+    told = next((f for f in section.findings if f.metric.startswith(PROFIT)), None)
+    if model is None or told is None or not isinstance(threat, FeatureBudget) or "deal" not in section.evidence:
+        return []
+    e = section.evidence
+    profit, _ = Deals(gain=e["x"][:, 0], offers=_offers(model, e["x"], e["y"], threat, [e["deal"]])).best()
+    return [(told.metric, told.value, float(profit.mean() * 1000))]

@@ -8,16 +8,18 @@ from __future__ import annotations
 import math
 
 from carbide.report import words
+from carbide.report.gate import found
 from carbide.report.lights import light_of
 from carbide.report.metrics import CLEAN, technique_of
 from carbide.report.numerals import interval, number, percent, size
+from carbide.report.properties import last_lines, reason
 from carbide.results import Phase, Results, compare
 from carbide.types import Finding
 
 
 def model_card(results: Results) -> str:
     """The card as markdown."""
-    parts = [_head(results), _performance(results), _safety(results), _proofs(results), _limits(results), _origin(results)]
+    parts = [_head(results), _performance(results), _safety(results), _proofs(results), _properties(results), _limits(results), _origin(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -68,6 +70,14 @@ def _unproven(phase: Phase) -> str:
     return f"## What is proven\n\nNothing: no certificate of the {phase.name} model is about a measured number."
 
 
+def _properties(results: Results) -> str:
+    before = {line.name: line.verdict for line in results.plain.properties} if results.plain and results.hardened else {}
+    rows = [
+        [line.name, line.claim, before.get(line.name, "–"), line.verdict, reason(line), "; ".join(line.assumptions)] for line in last_lines(results)
+    ]
+    return _table("What holds on every row", ["property", "claim", "before", "now", "how", "assumptions"], rows)
+
+
 def _limits(results: Results) -> str:
     lines = [f"- {_cell(line)}" for line in (*results.not_tested, *results.warnings)]
     return "## What is not known\n\n" + ("\n".join(lines) or "- attackers whom this card does not name were not tested")
@@ -76,7 +86,7 @@ def _limits(results: Results) -> str:
 def _origin(results: Results) -> str:
     rows = ", ".join(f"{n:,} {part}" for part, n in results.data.rows.items())
     versions = ", ".join(f"{name} {version}" for name, version in sorted(results.versions.items()))
-    gate = "".join(f"\n- gate {'passed' if g.passed else 'FAILED'}: {_cell(g.rule)}, measured {number(g.value)}" for g in results.gate)
+    gate = "".join(f"\n- gate {'passed' if g.passed else 'FAILED'}: {_cell(g.rule)}, {found(g)}" for g in results.gate)
     lines = [f"- data: {_cell(results.data.name)}, {rows} rows", f"- seed {results.seed}; {versions}{gate}", "- check it with: carbide verify RUN"]
     return "## Where this comes from\n\n" + "\n".join(lines)
 

@@ -2,11 +2,14 @@
 
 A rule is judged on the worst number that any attack reached under any of the plan's threats, so that a threat more can
 only make it fail. What was not measured fails. By default the measured value is compared; with ``strict: true`` the
-end of its interval that is worse for the model.
+end of its interval that is worse for the model. ``properties: all`` (or names) asks that properties of the plan are proven; a
+broken one fails, and so does one about which nobody knows.
 
 >>> rules = parse_gate({"robust_recall": ">= 0.7", "strict": True})
 >>> rules[0].words(), rules[0].strict
 ('robust_recall >= 0.7', True)
+>>> parse_gate({"properties": ["debt_rises", "age_falls"]})[0].words()
+'properties debt_rises, age_falls'
 """
 
 from __future__ import annotations
@@ -19,12 +22,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from carbide.report.metrics import CLEAN, METRICS, key_of, metric_named
-from carbide.results import GateLine, Phase, Results
+from carbide.report.numerals import number
+from carbide.report.properties import reason
+from carbide.results import BROKEN, NOT_APPLICABLE, PROVEN, GateLine, Phase, PropertyLine, Results
 from carbide.stats.intervals import clopper_pearson
 from carbide.types import Finding, InputError, Section
 
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 CERTIFIED = "certified_"
+PROPERTIES, ALL = "properties", "all"
 LOSSES = {"accuracy_loss": "accuracy", "worst_class_loss": "worst_class", "recall_loss": "recall"}
 
 
@@ -48,6 +54,18 @@ class Rule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PropertyRule:
+    """The rule that properties of the plan are proven: those of these ``names``, all of them where it names none."""
+
+    names: tuple[str, ...] = ()
+    key: str = PROPERTIES
+
+    def words(self) -> str:
+        """The rule as it is typed."""
+        return f"{self.key} {', '.join(self.names) or ALL}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Seen:
     """A value to judge: where it comes from in words, and the end of its interval that is worse for the rule."""
 
@@ -57,33 +75,40 @@ class _Seen:
 
 
 def gate_keys() -> tuple[str, ...]:
-    """Every key that a gate knows."""
+    """Every key that a gate compares with a number."""
     return tuple(sorted([*METRICS, *CLEAN, *LOSSES, *(CERTIFIED + key for key in METRICS)]))
 
 
-def parse_gate(mapping: Mapping[str, Any], *, also: Collection[str] = ()) -> tuple[Rule, ...]:
-    """The rules of a gate; ``also`` names keys of metrics that methods outside Carbide report.
+def parse_gate(
+    mapping: Mapping[str, Any], *, also: Collection[str] = (), properties: Collection[str] | None = None
+) -> tuple[Rule | PropertyRule, ...]:
+    """The rules of a gate; ``also`` names keys of metrics that methods outside Carbide report, ``properties`` those there are (None = not known).
 
     Raises:
-        InputError: if a key is unknown or a rule is not a comparison with a finite number.
+        InputError: if a key is unknown, a rule is not a comparison with a finite number, or names a property that there is not.
     """
     strict = {"true": True, "false": False}.get(str(mapping.get("strict", False)).lower())
     if strict is None:
         raise InputError(f"gate: strict is {mapping['strict']!r}; write true or false")
-    known = {*gate_keys(), *also}
-    rules = []
+    known = {*gate_keys(), PROPERTIES, *also}
+    rules: list[Rule | PropertyRule] = []
     for key, text in mapping.items():
         if key == "strict":
             continue
         if key not in known:
             raise InputError(f"gate: there is no metric {key!r}; choose among {', '.join(sorted(known))}")
-        rules.append(_rule(key, text, strict))
+        rules.append(_named(text, properties) if key == PROPERTIES else _rule(key, text, strict))
     return tuple(rules)
 
 
-def judge_gate(rules: Iterable[Rule], results: Results) -> tuple[GateLine, ...]:
-    """Each rule against the last phase (hardened if there is one, else plain); what was not measured fails."""
-    return tuple(_judge(rule, results) for rule in rules)
+def judge_gate(rules: Iterable[Rule | PropertyRule], results: Results) -> tuple[GateLine, ...]:
+    """Each rule against the last phase (hardened if there is one, else plain), properties one by one; what was not measured fails."""
+    return tuple(line for rule in rules for line in (_properties(rule, results) if isinstance(rule, PropertyRule) else [_judge(rule, results)]))
+
+
+def found(line: GateLine) -> str:
+    """What a line found: a property's verdict, or the measured value."""
+    return line.verdict or ("not measured" if math.isnan(line.value) else f"measured {number(line.value)}")
 
 
 def passed(lines: Iterable[GateLine]) -> bool:
@@ -100,6 +125,37 @@ def _rule(key: str, text: Any, strict: bool) -> Rule:
     if found is None or not math.isfinite(bound):
         raise InputError(f'gate: {key} is {text!r}; write a comparison in quotes, e.g. ">= 0.7" or "<= 0.02"')
     return Rule(key=key, op=found[1], bound=bound, strict=strict)
+
+
+def _named(text: Any, known: Collection[str] | None) -> PropertyRule:
+    names = text.split(",") if isinstance(text, str) else text
+    names = [name.strip() for name in names] if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names) else []
+    if not names or not all(names):
+        raise InputError(f"gate: properties is {text!r}; write all, or the names of properties, e.g. [debt_rises]")
+    rule = PropertyRule(names=() if names == [ALL] else tuple(dict.fromkeys(names)))
+    if known is not None and not known:
+        raise InputError("gate: properties are asked for, and the plan has none; add properties: [...], or leave the rule out")
+    for name in rule.names:
+        if known is not None and name not in known:
+            raise InputError(f"gate: there is no property {name!r}; choose among {', '.join(known)}, or write all")
+    return rule
+
+
+def _properties(rule: PropertyRule, results: Results) -> list[GateLine]:
+    lines = results.last.properties if results.last else ()
+    there = {line.name: line for line in lines}
+    return [_property(name, there.get(name)) for name in rule.names or there] or [_property(ALL, None)]
+
+
+def _property(name: str, line: PropertyLine | None) -> GateLine:
+    rule = PropertyRule(names=(name,)).words()
+    if line is None:
+        why = "the run has no properties" if name == ALL else f"the run has no property {name}"
+        return GateLine(rule=rule, metric=PROPERTIES, value=math.nan, passed=False, verdict=NOT_APPLICABLE, reason=why)
+    value = {PROVEN: 1.0, BROKEN: 0.0}.get(line.verdict, math.nan)
+    return GateLine(
+        rule=rule, metric=PROPERTIES, value=value, passed=line.verdict == PROVEN, verdict=line.verdict, reason=f"{line.claim}; {reason(line)}"
+    )
 
 
 def _judge(rule: Rule, results: Results) -> GateLine:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from carbide.report import figures, lights, options, words
+from carbide.report import gate as gates
 from carbide.report.lights import Light
 from carbide.report.metrics import CLEAN, EPSILON, Technique, metric_named, technique_of
 from carbide.report.numerals import interval, level, number, percent, seconds, size
+from carbide.report.properties import claimed
 from carbide.report.results_json import to_json
 from carbide.results import HARDENED, PLAIN, Pair, Phase, Results, Timings, compare
 from carbide.run.store import write_whole
@@ -152,7 +154,7 @@ def _page(results: Results, timings: Timings, run: str) -> dict[str, Any]:
         "untested": untested[:SHOWN], "untested_rest": untested[SHOWN:], "bars": bars(results), "blocks": blocks(results),
         "options": options.tables(results), "plan": _yaml(document["plan"]), "steps": _steps(timings), "rules": lights.rules(),
         "allowance": percent(lights.allowance(results)), "next_steps": [_named(step, run) for step in results.next_steps], "run": run,
-        "gate": [(line, number(line.value)) for line in results.gate], "gate_passed": all(line.passed for line in results.gate),
+        "gate": [(line, gates.found(line)) for line in results.gate], "properties": claimed(results), "gate_passed": all(line.passed for line in results.gate),
         "phases": results.phases, "percent": percent, "number": number, "css": _asset("report.css"),
         "glossary": words.glossary([f.metric for phase in results.phases for section in phase.sections for f in section.findings]),
     }  # fmt: skip

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from carbide.report.numerals import number
+from carbide.report.gate import PROPERTIES, found
 from carbide.report.sarif import failure, room_of
 from carbide.results import Results
 from carbide.run.store import write_whole
@@ -15,18 +15,18 @@ _BAD = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # w
 
 
 def to_junit(results: Results) -> str:
-    """The gate as JUnit XML; a rule whose metric was not measured fails."""
+    """The gate as JUnit XML; a rule whose metric was not measured fails, and each property is a test case of its own."""
     failed = sum(not line.passed for line in results.gate)
     counts = {"tests": str(len(results.gate)), "failures": str(failed), "errors": "0", "skipped": "0"}
     root = ElementTree.Element("testsuites", {"name": "carbide", **counts})
     suite = ElementTree.SubElement(root, "testsuite", {"name": f"carbide gate: {_clean(results.title)}", **counts})
     for line in results.gate:
-        room = room_of(line.metric, results) or "performance"
+        room = PROPERTIES if line.metric == PROPERTIES else room_of(line.metric, results) or "performance"
         case = ElementTree.SubElement(suite, "testcase", {"classname": f"carbide.gate.{room}", "name": _clean(line.rule)})
         if line.passed:
-            ElementTree.SubElement(case, "system-out").text = _clean(f"measured {number(line.value)}; {line.reason}")
+            ElementTree.SubElement(case, "system-out").text = _clean(f"{found(line)}; {line.reason}")
         else:
-            kind = "not measured" if line.value != line.value else "breached"
+            kind = line.verdict or ("not measured" if line.value != line.value else "breached")
             said = _clean(failure(line))
             ElementTree.SubElement(case, "failure", {"message": said, "type": kind}).text = said
     ElementTree.indent(root)

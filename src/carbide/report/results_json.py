@@ -1,6 +1,7 @@
 """``results.json``: a run as plain JSON, byte-identical for the same inputs, seed and versions.
 
-Floats carry 12 significant digits; "not a number" is ``null``, infinities are ``"inf"`` and ``"-inf"``; keys are sorted.
+Floats carry 12 significant digits (the two rows that break a property all of theirs); "not a number" is ``null``, infinities are ``"inf"``
+and ``"-inf"``; keys are sorted.
 Arrays (evidence, certificates row by row, the data of figures) are left out; they lie in the run's ``evidence/``.
 
 >>> number(1 / 3), number(float("nan")), number(float("-inf"))
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from carbide.results import Results, Timings
+from carbide.results import PropertyLine, Results, Timings
 from carbide.run.store import write_whole
 from carbide.types import Certificate, Figure, InputError, Section
 
@@ -147,9 +148,15 @@ def _plain(value: Any) -> Any:
         return {**_fields(value, "series"), "series": [s.name for s in value.series]}
     if isinstance(value, Section):
         return {**_fields(value, "evidence", "noun"), "evidence": sorted(value.evidence)}
+    if isinstance(value, PropertyLine):  # a rounded row may lie on the other side of a split
+        return {**_fields(value, "evidence"), **{side: {k: _exact(v) for k, v in getattr(value, side).items()} for side in ("row", "changed")}}
     if is_dataclass(value):
         return _fields(value)
     raise TypeError(f"results cannot hold a {type(value).__name__}")
+
+
+def _exact(value: float) -> float | str | None:
+    return float(value) + 0.0 if math.isfinite(value) else number(value)
 
 
 def _fields(value: Any, *leave: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """SARIF 2.1.0 (https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html): findings for code-scanning services.
 
-Each broken rule of the gate is an error, each threat that is at risk a warning, each that is held in part or was not
-measured a note. Rules are techniques of MITRE ATLAS; everything points at the plan.
+Each broken rule of the gate is an error, each threat that is at risk and each broken property a warning, each that is held in part or
+was not measured, and each property that nobody could decide, a note. Rules are techniques of MITRE ATLAS; everything points at the plan.
 """
 
 from __future__ import annotations
@@ -12,18 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from carbide.report import words
-from carbide.report.gate import CERTIFIED
+from carbide.report.gate import CERTIFIED, PROPERTIES, PropertyRule, found
 from carbide.report.lights import Light
 from carbide.report.metrics import ATLAS, INVERSION, METRICS, key_of, technique_of
-from carbide.report.numerals import number as shown
+from carbide.report.properties import last_lines, reason
 from carbide.report.results_json import dumps, number
-from carbide.results import GateLine, Results, compare
+from carbide.results import BROKEN, PROVEN, GateLine, Results, compare
 from carbide.run.store import write_whole
 from carbide.types import digest
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 LEVELS = {Light.RED: "warning", Light.AMBER: "note", Light.GREY: "note"}
 GATE_RULE = {"id": "carbide.gate", "name": "Gate", "shortDescription": {"text": "A rule of the gate about the model's work on clean rows is broken"}}
+PROPERTY_RULE = {
+    "id": "carbide.property",
+    "name": "Property",
+    "shortDescription": {"text": "A property that the plan states is broken or not proven"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +42,12 @@ class _Result:
 
 def to_sarif(results: Results, *, plan: str = "plan.yaml") -> dict[str, Any]:
     """The run as a SARIF log; ``plan`` is the file that results point at, relative to the repository."""
-    found = [*_gate(results), *_threats(results)]
-    rules = _rules(found)
+    every = [*_gate(results), *_threats(results), *_properties(results)]
+    rules = _rules(every)
     index = {rule["id"]: i for i, rule in enumerate(rules)}
     driver = {"name": "Carbide", "semanticVersion": results.versions.get("carbide", "0.0.0"), "rules": rules}
     return {"$schema": SCHEMA, "version": "2.1.0",
-            "runs": [{"tool": {"driver": driver}, "results": [_result(r, index[r.rule], plan) for r in found]}]}  # fmt: skip
+            "runs": [{"tool": {"driver": driver}, "results": [_result(r, index[r.rule], plan) for r in every]}]}  # fmt: skip
 
 
 def write_sarif(results: Results, path: Path, *, plan: str = "plan.yaml") -> None:
@@ -61,7 +66,7 @@ def room_of(metric: str, results: Results) -> str:
 
 def failure(line: GateLine) -> str:
     """Why a rule of the gate failed, in one sentence."""
-    said = f"measured {shown(line.value)}" if line.value == line.value else "it was not measured"
+    said = f"it is {line.verdict}" if line.verdict else found(line) if line.value == line.value else "it was not measured"
     return f"The gate asks for {line.rule}, but {said}" + (f" ({line.reason})." if line.reason else ".")
 
 
@@ -69,8 +74,10 @@ def _gate(results: Results) -> Iterable[_Result]:
     for line in results.gate:
         if not line.passed:
             room = room_of(line.metric, results)
-            yield _Result(rule=ATLAS[room].id if room in ATLAS else GATE_RULE["id"], level="error", message=failure(line), mark=("gate", line.rule),
-                          properties={"metric": line.metric, "value": number(line.value)})  # fmt: skip
+            own = PROPERTY_RULE["id"] if line.metric == PROPERTIES else GATE_RULE["id"]
+            verdict = {"verdict": line.verdict} if line.verdict else {}
+            yield _Result(rule=ATLAS[room].id if room in ATLAS else str(own), level="error", message=failure(line), mark=("gate", line.rule),
+                          properties={"metric": line.metric, "value": number(line.value), **verdict})  # fmt: skip
 
 
 def _threats(results: Results) -> Iterable[_Result]:
@@ -90,11 +97,21 @@ def _threats(results: Results) -> Iterable[_Result]:
                       properties={"threat": pair.threat, "state": line.light.value, **facts})  # fmt: skip
 
 
+def _properties(results: Results) -> Iterable[_Result]:
+    told = {line.rule for line in results.gate if not line.passed}
+    for line in last_lines(results):
+        if line.verdict != PROVEN and PropertyRule(names=(line.name,)).words() not in told:
+            yield _Result(rule=str(PROPERTY_RULE["id"]), level="warning" if line.verdict == BROKEN else "note",
+                          message=f"The property {line.name} ({line.claim}) is {line.verdict}: {reason(line)}.", mark=("property", line.name),
+                          properties={"verdict": line.verdict})  # fmt: skip
+
+
 def _rules(found: Iterable[_Result]) -> list[dict[str, Any]]:
     used = dict.fromkeys(r.rule for r in found)
     known = {t.id: {"id": t.id, "name": "".join(t.name.split()), "shortDescription": {"text": t.name}, "helpUri": t.url,
                     "properties": {"tags": ["security", "MITRE ATLAS"]}} for t in (*ATLAS.values(), INVERSION)}  # fmt: skip
-    return [known.get(rule, GATE_RULE) for rule in used]
+    known |= {str(rule["id"]): rule for rule in (GATE_RULE, PROPERTY_RULE)}
+    return [known[rule] for rule in used]
 
 
 def _result(r: _Result, index: int, plan: str) -> dict[str, Any]:

@@ -12,9 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from carbide.report.gate import found as gate_found
 from carbide.report.lights import Light, light_of
 from carbide.report.metrics import EPSILON, key_of, metric_named
 from carbide.report.numerals import level, number, of_100, percent, rounded
+from carbide.report.properties import count, last_lines
+from carbide.report.properties import sentence as property_sentence
 from carbide.results import Measure, Option, Pair, Phase, Results, compare
 from carbide.types import Finding
 
@@ -234,19 +237,19 @@ def next_command(room: str, light: Light, *, hardened: bool, run: str = "RUN") -
 
 
 def verdict(results: Results) -> str:
-    """The whole run in one sentence: how many attacks are held off, and which are not."""
-    found = lines(results)
-    if not found:
-        return "No threat was tested."
-    held = sum(line.light is Light.GREEN for line in found)
+    """The whole run in one sentence: how many attacks are held off, and which are not; how many properties are proven, and which are not."""
+    found, properties = lines(results), count(last_lines(results))
     start = "After hardening" if results.hardened else "As it is"
+    if not found:
+        return f"{start}, {properties}." if properties else "No threat was tested."
+    held = sum(line.light is Light.GREEN for line in found)
     if len(found) == 1:
         first = f"the attack is {'' if held else 'not '}held off"
     else:
         some = f"all {len(found)}" if held == len(found) else f"{held} of {len(found)}" if held else f"none of {len(found)}"
         first = f"{some} attacks {'is' if held < 2 else 'are'} held off"
     rest = [f"; {_STATE[light]}: {_join([SHORT_ROOMS.get(r, r) for r in rooms])}" for light, rooms in _not_held(found).items()]
-    return f"{start}, {first}{''.join(rest)}."
+    return f"{start}, {first}{''.join(rest)}." + (f" {properties[0].upper()}{properties[1:]}." if properties else "")
 
 
 _STATE = {Light.RED: "at risk", Light.AMBER: "only in part", Light.GREY: "not measured", Light.NONE: "measured, without a rule"}
@@ -323,11 +326,12 @@ def summary(results: Results) -> list[str]:
     found = [f"{results.title}: {verdict(results)}"]
     found += [f"  [{line.light.value}] {line.words}" for line in lines(results)]
     found += [f"  {words}" for words in epsilons(results)]
+    found += [f"  property {property_sentence(line)}" for line in last_lines(results)]
     found += [f"  done: {words}" for words in done(results)] if results.hardened else []
     cost = [f"{metric.replace('_', ' ')} {percent(m.value)}" + (f" -> {percent(after.value)}" if after else "")
             for metric, m, after in _kept(results)]  # fmt: skip
     found += [f"  clean: {', '.join(cost)}"] if cost else []
-    found += [f"  gate: {'passed' if g.passed else 'FAILED'} {g.rule} (measured {number(g.value)})" for g in results.gate]
+    found += [f"  gate: {'passed' if g.passed else 'FAILED'} {g.rule} ({gate_found(g)})" for g in results.gate]
     found += [f"  warning: {words}" for words in results.warnings]
     return found + [f"  not tested: {words}" for words in results.not_tested]
 
