@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from carbide.evasion.robust_trees import Box, Spender
-from carbide.evasion.robust_trees.grow import NEWTON, grow, rules
+from carbide.evasion.robust_trees.grow import grow
+from carbide.evasion.robust_trees.splits import NEWTON, rules
 from carbide.types import FeatureBudget, Price, PriceTable, Space
 
 
