@@ -98,5 +98,16 @@ class RobustBoostingClassifier(RobustTrees):
         for _ in range(self.n_estimators):
             columns = np.sort(rng.permutation(d)[: asked.features])
             yield stump(
-                reach, asked, positive, weight, *derivatives, steps, worst, score, columns, self.learning_rate, self.learning_rate * CLOSE, self.refinements
+                reach,
+                asked,
+                positive,
+                weight,
+                *derivatives,
+                steps,
+                worst,
+                score,
+                columns,
+                self.learning_rate,
+                self.learning_rate * CLOSE,
+                self.refinements,
             )

@@ -10,15 +10,32 @@ Large sums are shared out by features over threads; each is added up in the orde
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from carbide.evasion.robust_trees.attackers import Reach
-from carbide.evasion.robust_trees.splits import BOTH, CUT, FOUND, GINI, HAIR, LEFT, LEFT_VALUE, MISSING_LEFT, NEWTON, RIGHT, RIGHT_VALUE, SCORE, Rules, scan_gini, scan_newton
+from carbide.evasion.robust_trees.splits import (
+    BOTH,
+    CUT,
+    FOUND,
+    GINI,
+    HAIR,
+    LEFT,
+    LEFT_VALUE,
+    MISSING_LEFT,
+    NEWTON,
+    RIGHT,
+    RIGHT_VALUE,
+    SCORE,
+    Rules,
+    scan_gini,
+    scan_newton,
+)
 from carbide.evasion.robust_trees.sums import add_moved, add_still, add_weighted, pay_, shared_sums, spans
-from carbide.evasion.robust_trees.threads import Threads
+from carbide.evasion.robust_trees.threads import Threads, inner
 from carbide.types import Array
 
 HELD = 1 << 25  # numbers of sums that are kept for nodes that wait, at most
@@ -78,7 +95,7 @@ class State(NamedTuple):
     leaves: Array
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _next(state):  # pragma: no cover - compiled
     """The next number of splitmix64."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -88,7 +105,7 @@ def _next(state):  # pragma: no cover - compiled
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _draw(columns, count, seed):  # pragma: no cover - compiled
     """Put ``count`` columns drawn without replacement first."""
     state = np.full(1, seed, np.uint64)
@@ -122,7 +139,7 @@ def _begin(reach, rules, tree, state, positive, gradient, hessian, start):  # pr
         tree.value[0] = -(total[0] + total[2]) / (total[1] + total[3] + rules.ridge)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _open(rules, tree, state, positive, gradient, hessian, columns, seed):  # pragma: no cover - compiled
     """Take a node from the stack, draw its features; whether it may be split."""
     state.at[TOP] -= 1
@@ -149,13 +166,13 @@ def _open(rules, tree, state, positive, gradient, hessian, columns, seed):  # pr
     return True
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _slot(state, top):  # pragma: no cover - compiled
     """Where sums of a node are kept: there is one place alone where children take over none."""
     return top if len(state.held) > 1 else 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _count(reach, state, positive, gradient, hessian, begin, end):  # pragma: no cover - compiled
     """The node's sums of rows that stay, for its features ``begin .. end - 1``."""
     top = state.at[TOP]
@@ -174,16 +191,16 @@ def _count(reach, state, positive, gradient, hessian, begin, end):  # pragma: no
             add_weighted(reach.bin[features[m]], state.here[:moved], state.stats, state.classes, sums[places[m]])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _search(reach: Reach, rules: Rules, state: State, positive, gradient, hessian, begin, end):  # pragma: no cover - compiled
     """The best splits of the node in hand by its features ``begin .. end - 1``."""
     top = state.at[TOP]
     moved, sums = state.stack[top, MOVED_END] - state.stack[top, MOVED], state.held[_slot(state, top)]
     low, high = state.low[top], state.high[top]
     if state.stack[top, READY] == 0:
-        _count(reach, state, positive, gradient, hessian, begin, end)
+        _count(reach, state, positive, gradient, hessian, min(begin, rules.features), min(end, rules.features))
     still, first, last, none = np.zeros((256, 4)), np.zeros((256, 4)), np.zeros((256, 4)), np.zeros((256, 4))
-    for c in range(begin, end):
+    for c in range(begin, min(end, rules.features)):
         f = state.drawn[c]
         if high[f] <= low[f]:
             continue
@@ -201,7 +218,7 @@ def _search(reach: Reach, rules: Rules, state: State, positive, gradient, hessia
             scan_gini(rules.least, own, begins, ends, low[f], high[f], state.found[c])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _share(reach: Reach, state: State, positive, gradient, hessian, begin, end):  # pragma: no cover - compiled
     """Sums of both children of the node that was split last, for the features ``begin .. end - 1``, from the node's own."""
     at = state.at
@@ -222,7 +239,7 @@ def _share(reach: Reach, state: State, positive, gradient, hessian, begin, end):
                     state.held[right : right + 2])  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _chosen(rules, state):  # pragma: no cover - compiled
     """The number of the best feature among those drawn, -1 if no split gains enough."""
     best, chosen, total = -np.inf, -1, state.totals[state.at[TOP]]
@@ -240,14 +257,14 @@ def _chosen(rules, state):  # pragma: no cover - compiled
     return chosen, best - parent
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _part_still(bins, cut, missing_left, rows, spare):  # pragma: no cover - compiled
     """Put the rows that go left first, each side in its order; how many they are."""
     left, right = 0, 0
     for i in range(len(rows)):
         row = rows[i]
         b = bins[row]
-        goes = (missing_left if b == 255 else b <= cut)
+        goes = missing_left if b == 255 else b <= cut
         rows[left], spare[right] = row, row
         left += goes
         right += not goes
@@ -255,7 +272,7 @@ def _part_still(bins, cut, missing_left, rows, spare):  # pragma: no cover - com
     return left
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _part_moving(reach, rules, state, f, cut, missing_left, shares, top):  # pragma: no cover - compiled
     """Write the moving rows of both children, right first, over those of the node; where the left ones begin and end, and how many are on both sides."""
     begin, size = state.stack[top, MOVED], state.stack[top, MOVED_END] - state.stack[top, MOVED]
@@ -287,7 +304,7 @@ def _part_moving(reach, rules, state, f, cut, missing_left, shares, top):  # pra
     return middle, at, doubled
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _split(reach, rules, tree, state, chosen, gain):  # pragma: no cover - compiled
     """Split the node in hand and put its children on the stack, the left one on top; whether they take sums over from it."""
     at, found = state.at, state.found[chosen]
@@ -320,7 +337,7 @@ def _split(reach, rules, tree, state, chosen, gain):  # pragma: no cover - compi
     return takes
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _heavy(rules, state, kind):  # pragma: no cover - compiled
     """Whether the sums are worth more than one thread."""
     at, top = state.at, state.at[TOP]
@@ -335,8 +352,15 @@ def _heavy(rules, state, kind):  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True)
-def _advance(reach: Reach, rules: Rules, tree: Tree, state: State, positive, gradient, hessian, columns, seed, alone):  # pragma: no cover - compiled
-    """Grow until the tree is done or somebody else has to do something; then it goes on from there."""
+def _advance(reach: Reach, rules: Rules, tree: Tree, state: State, positive, gradient, hessian, columns, seed, alone, job, begin,
+             end):  # pragma: no cover - compiled  # fmt: skip
+    """Grow until the tree is done or somebody else has to do something; then it goes on from there. A ``job`` is part of what it asked for."""
+    if job == SEARCH:
+        _search(reach, rules, state, positive, gradient, hessian, begin, end)
+        return DONE
+    if job == SHARE:
+        _share(reach, state, positive, gradient, hessian, begin, end)
+        return DONE
     at = state.at
     while at[PHASE] == 1 or at[TOP] > 0:
         if at[PHASE] == 0:
@@ -344,7 +368,7 @@ def _advance(reach: Reach, rules: Rules, tree: Tree, state: State, positive, gra
             if _open(rules, tree, state, positive, gradient, hessian, columns, seed):
                 if not alone and _heavy(rules, state, SEARCH):
                     return SEARCH
-                _search(reach, rules, state, positive, gradient, hessian, 0, rules.features)
+                _search(reach, rules, state, positive, gradient, hessian, 0, len(columns))
         entry = state.stack[at[TOP]]
         still, moved, written = entry[STILL_END] - entry[STILL], entry[MOVED_END] - entry[MOVED], at[WRITTEN]
         if entry[MOVED] + 2 * moved > len(state.moving) or written + still + moved > len(state.rows):
@@ -392,18 +416,17 @@ class Grower:
 
     def grow(self, positive: Array, gradient: Array, hessian: Array, start: Array, columns: Array, seed: int) -> Tree:
         """A tree on the rows ``start``; ``gradient`` and ``hessian`` ``(n,)`` of the loss at each row's worst case (a forest has weights as hessian)."""
-        sums, alone = (positive, gradient, hessian), self.threads.count == 1
-        _begin(self.reach, self.rules, self.tree, self.state, *sums, start)
-        while True:
-            why = _advance(self.reach, self.rules, self.tree, self.state, *sums, columns, seed, alone)
-            if why == DONE:
-                break
+        _begin(self.reach, self.rules, self.tree, self.state, positive, gradient, hessian, start)
+
+        def advance(job: int, begin: int = 0, end: int = 0) -> int:
+            alone = self.threads.count == 1
+            return _advance(self.reach, self.rules, self.tree, self.state, positive, gradient, hessian, columns, seed, alone, job, begin, end)
+
+        while (why := advance(DONE)) != DONE:
             if why == ROOM:
                 self._widen()
-            elif why == SEARCH:
-                self.threads.share(lambda a, b: _search(self.reach, self.rules, self.state, *sums, a, b), self.rules.features)
             else:
-                self.threads.share(lambda a, b: _share(self.reach, self.state, *sums, a, b), len(self.state.fixed))
+                self.threads.share(partial(advance, why), len(columns))
         used, written = self.state.at[USED], self.state.at[WRITTEN]
         nodes = [part[:used].copy() for part in self.tree[:7]]
         return Tree(*nodes, self.state.rows[:written].copy(), self.state.leaves[:written].copy())

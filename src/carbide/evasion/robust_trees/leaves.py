@@ -7,10 +7,10 @@ taken for as long as they lower the loss itself, else halved.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import njit
+
+from carbide.evasion.robust_trees.threads import inner
 
 HALVINGS = 4
 BLOCK = 512  # rows whose exponentials are taken at once, which processors do side by side
@@ -97,7 +97,7 @@ def add_worst_(score, value, leaf, worst, rate):  # pragma: no cover - compiled
         score[i] += rate * value[leaf[worst[i]]]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _worst_case(value, start, leaf, base, positive, weight, ridge, worst, slope, bend):  # pragma: no cover - compiled
     """The weighted logistic loss of the worst cases and the penalty of the leaves.
 

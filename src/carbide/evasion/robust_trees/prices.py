@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from carbide.evasion.robust_trees.attackers import Reach
+from carbide.evasion.robust_trees.threads import inner
 from carbide.types import Array
 
 SLACK = 1e-9
@@ -32,7 +32,7 @@ class Lane(NamedTuple):
     first: float
 
 
-@njit(cache=True, nogil=True)
+@inner
 def lane_of(reach: Reach, f):  # pragma: no cover - compiled
     """What feature ``f`` costs."""
     table = reach.table[f]
@@ -40,13 +40,13 @@ def lane_of(reach: Reach, f):  # pragma: no cover - compiled
                 table >= 0, reach.matrix[max(table, 0)], reach.first[f])  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@inner
 def unit_of(value, scale):  # pragma: no cover - compiled
     """What one unit of a feature is in units of its price, for a row's values ``(d,)``: 1, or the size of the value that it is divided by."""
     return abs(value[scale]) if scale >= 0 else 1.0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def bin_of(cuts, count, value):  # pragma: no cover - compiled
     """The number of the first ``count`` cuts at or below the value, compared in float32."""
     value, low, high = np.float64(np.float32(value)), 0, count
@@ -59,7 +59,7 @@ def bin_of(cuts, count, value):  # pragma: no cover - compiled
     return low
 
 
-@njit(cache=True, nogil=True)
+@inner
 def entry_price(lane: Lane, at, x, unit, low, high):  # pragma: no cover - compiled
     """The least that moves a value ``x`` in bin ``at`` into the bins ``low .. high``; inf where nothing does."""
     if at == 255 or (low <= at <= high):
@@ -87,7 +87,7 @@ def entry_price(lane: Lane, at, x, unit, low, high):  # pragma: no cover - compi
     return lane.fixed + rate * unit * gap
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _far(lane: Lane, rate, unit, rest):  # pragma: no cover - compiled
     """How far the money ``rest`` moves a value at ``rate`` a unit."""
     rate *= unit
@@ -95,7 +95,7 @@ def _far(lane: Lane, rate, unit, rest):  # pragma: no cover - compiled
     return np.floor(gap / lane.step) * lane.step if lane.step > 0 else gap
 
 
-@njit(cache=True, nogil=True)
+@inner
 def span(lane: Lane, at, x, unit, money, low, high):  # pragma: no cover - compiled
     """The outermost of the bins ``low .. high`` that a movable row with value ``x`` in bin ``at`` reaches for ``money``."""
     if at == 255:

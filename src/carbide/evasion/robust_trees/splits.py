@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from carbide.evasion.robust_trees.threads import inner
+
 NEWTON, GINI = 0, 1
 HAIR = 1e-9  # by which a sum must be larger to count as larger, so that the order of summing decides nothing
 SCORE, CUT, MISSING_LEFT, LEFT_VALUE, RIGHT_VALUE = range(5)  # of a feature's best split, then its sums left, right and on both sides
@@ -90,7 +92,7 @@ def gini_split(left, right, both, least):  # pragma: no cover - compiled
     return -2.0 * worst, (a / p if p > 0 else 0.0), (b / n if n > 0 else 0.0)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _pair(gl, hl, gr, hr, ridge, least, way):  # pragma: no cover - compiled
     """The score of one order in ``newton_split``, -inf where it is no candidate; values are divided out only where products do not tell them apart."""
     if hl < least or hr < least:
@@ -104,7 +106,7 @@ def _pair(gl, hl, gr, hr, ridge, least, way):  # pragma: no cover - compiled
     return gl * gl / hl + gr * gr / hr
 
 
-@njit(cache=True, nogil=True)
+@inner
 def scan_newton(ridge, least, still, first, last, moved, low, high, found):  # pragma: no cover - compiled
     """The best cut of one feature by ``newton_split`` within the bins ``low .. high``, into ``found`` ``(17,)``; its score is -inf where there is none.
 
@@ -114,7 +116,12 @@ def scan_newton(ridge, least, still, first, last, moved, low, high, found):  # p
     least *= 1 - HAIR
     t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
     for k in range(low, high + 1):
-        t0, t1, t2, t3 = t0 + (still[k, 0] + first[k, 0]), t1 + (still[k, 1] + first[k, 1]), t2 + (still[k, 2] + first[k, 2]), t3 + (still[k, 3] + first[k, 3])
+        t0, t1, t2, t3 = (
+            t0 + (still[k, 0] + first[k, 0]),
+            t1 + (still[k, 1] + first[k, 1]),
+            t2 + (still[k, 2] + first[k, 2]),
+            t3 + (still[k, 3] + first[k, 3]),
+        )
     m0, m1, m2, m3 = still[255, 0], still[255, 1], still[255, 2], still[255, 3]
     f0, f1, f2, f3, b0, b1, b2, b3, e0, e1, e2, e3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     best, cut, on, sides = -np.inf, -1, 0, 2 if m1 + m3 > 0 else 1
@@ -149,7 +156,7 @@ def scan_newton(ridge, least, still, first, last, moved, low, high, found):  # p
         found[LEFT_VALUE], found[RIGHT_VALUE] = newton_split(found[LEFT:RIGHT], found[RIGHT:BOTH], found[BOTH:FOUND], ridge, least)[1:3]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def scan_gini(least, still, first, last, low, high, found):  # pragma: no cover - compiled
     """The same by ``gini_split``."""
     left, right, both, total = np.zeros(4), np.zeros(4), np.zeros(4), np.zeros(4)
@@ -177,7 +184,7 @@ def scan_gini(least, still, first, last, low, high, found):  # pragma: no cover 
         _sums_at(still, first, last, low, high, cut, on if some else 2, found)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _sums_at(still, first, last, low, high, cut, side, found):  # pragma: no cover - compiled
     """Sums left, right and on both sides of a cut into ``found``; missing values go left (``side`` 0), right (1), or there are none (2)."""
     for c in range(4):

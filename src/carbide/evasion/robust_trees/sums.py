@@ -7,15 +7,15 @@ added up in the order of the rows all the same, whoever counts which features.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from carbide.evasion.robust_trees.attackers import Reach
 from carbide.evasion.robust_trees.prices import entry_price, lane_of, span, unit_of
+from carbide.evasion.robust_trees.threads import inner
 
 BLOCK = 2048  # rows
 
 
-@njit(cache=True, nogil=True)
+@inner
 def add_still(bins, features, places, rows, positive, gradient, hessian, sums):  # pragma: no cover - compiled
     """Add rows that stay in their ``bins`` ``(d, n)`` to the sums of these features: ``sums`` ``(m, 256, 4)`` at their ``places``."""
     stats, classes = np.empty((BLOCK, 2)), np.empty(BLOCK, np.uint64)
@@ -40,7 +40,7 @@ def add_still(bins, features, places, rows, positive, gradient, hessian, sums): 
                 out_pair[at_pair], out_pair[at_pair + one] = a, b
 
 
-@njit(cache=True, nogil=True)
+@inner
 def add_weighted(bins, rows, stats, classes, out):  # pragma: no cover - compiled
     """The same for one feature and rows whose ``stats`` ``(m, 2)`` are their shares of gradient and hessian."""
     for e in range(len(rows)):
@@ -49,7 +49,7 @@ def add_weighted(bins, rows, stats, classes, out):  # pragma: no cover - compile
         out[b, c + 1] += stats[e, 1]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def shared_sums(bins, features, places, small, doubled, left_is_small, positive, gradient, hessian, sums):  # pragma: no cover - compiled
     """Sums of both children, ``sums`` ``(2, m, 256, 4)``, right first, where the first are their node's; ``small``: the rows of the smaller child,
     ``doubled``: those that both have. The larger child has what is left."""
@@ -65,7 +65,7 @@ def shared_sums(bins, features, places, small, doubled, left_is_small, positive,
     add_still(bins, features, places, doubled, positive, gradient, hessian, sums[0 if left_is_small else 1])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def add_moved(reach: Reach, f, lows, highs, paid, rows, stats, classes, still, first, last):  # pragma: no cover - compiled
     """Add rows that move to the sums by bin of one feature, each ``(256, 4)``; ``lows`` and ``highs`` ``(d,)``: the box of bins they are in."""
     begins, ends = reach.low[f], reach.high[f]
@@ -87,7 +87,7 @@ def add_moved(reach: Reach, f, lows, highs, paid, rows, stats, classes, still, f
             last[b, c + 1] += h
 
 
-@njit(cache=True, nogil=True)
+@inner
 def spans(reach: Reach, f, lows, highs, paid, rows):  # pragma: no cover - compiled
     """The first and the last bin that each moving row reaches in its box, and what it has ``paid`` for features other than ``f`` and the one that
     moves with it (0 where nothing is paid)."""
@@ -109,13 +109,15 @@ def spans(reach: Reach, f, lows, highs, paid, rows):  # pragma: no cover - compi
         if narrowed:
             own = entry_price(lane, at, x, unit, least, most)
         if twin >= 0:
-            own = max(own, entry_price(pair, np.int64(reach.bin[twin, rows[e]]), value[twin], unit_of(value, reach.scale[twin]), lows[twin], highs[twin]))
+            own = max(
+                own, entry_price(pair, np.int64(reach.bin[twin, rows[e]]), value[twin], unit_of(value, reach.scale[twin]), lows[twin], highs[twin])
+            )
         rest[e] = max(0.0, paid[e] - own)
         begins[e], ends[e] = span(lane, at, x, unit, reach.money - rest[e], least, most)
     return begins, ends, rest
 
 
-@njit(cache=True, nogil=True)
+@inner
 def pay_(reach: Reach, f, lows, highs, low, high, rows, paid):  # pragma: no cover - compiled
     """Add to what moving rows have ``paid`` for others what it takes to be in ``low .. high`` of feature ``f``, and its twin in the box."""
     lane, scale, bins = lane_of(reach, f), reach.scale[f], reach.bin[f]
@@ -125,11 +127,13 @@ def pay_(reach: Reach, f, lows, highs, low, high, rows, paid):  # pragma: no cov
         value = reach.value[reach.slot[rows[e]]]
         own = entry_price(lane, np.int64(bins[rows[e]]), value[f], unit_of(value, scale), low, high)
         if twin >= 0:
-            own = max(own, entry_price(pair, np.int64(reach.bin[twin, rows[e]]), value[twin], unit_of(value, reach.scale[twin]), lows[twin], highs[twin]))
+            own = max(
+                own, entry_price(pair, np.int64(reach.bin[twin, rows[e]]), value[twin], unit_of(value, reach.scale[twin]), lows[twin], highs[twin])
+            )
         paid[e] += own
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _narrowed_twin(reach: Reach, f, lows, highs):  # pragma: no cover - compiled
     """The feature that moves with ``f``, if the box holds it to some of its bins, else -1."""
     twin = reach.twin[f]

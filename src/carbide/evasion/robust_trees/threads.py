@@ -6,7 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
-from numba import config
+from numba import config, njit
+
+# Functions that compiled code alone calls: what Python would need to call them takes longer to compile than they do.
+inner = njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 class Threads:
