@@ -18,8 +18,9 @@ from carbide.evasion.harden.robust_forest import RobustForest
 from carbide.evasion.prove.exact_tree import ExactTree
 from carbide.evasion.robust_trees import Box, RobustBoostingClassifier, RobustForestClassifier, Spender
 from carbide.evasion.robust_trees.bins import binned, cuts_of
-from carbide.evasion.robust_trees.grow import NEWTON, gini_split, grow, newton_split, rules
+from carbide.evasion.robust_trees.grow import grow
 from carbide.evasion.robust_trees.leaves import by_row, refined
+from carbide.evasion.robust_trees.splits import NEWTON, gini_split, newton_split, rules
 from carbide.models.estimators import EstimatorModel, EstimatorRecipe
 from carbide.models.packing import pack, unpack
 from carbide.space.prices import cost

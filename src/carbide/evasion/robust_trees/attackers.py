@@ -8,12 +8,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from carbide.evasion.robust_trees.bins import MISSING, binned, cuts_of
+from carbide.evasion.robust_trees.bins import BLOCK, MISSING, bin_rows, binned, cuts_of, every, table_of
+from carbide.evasion.robust_trees.threads import Threads
 from carbide.space.prices import matrices, price_arrays
 from carbide.types import Array, FeatureBudget, InputError, LpBall, Ratio, Space
 
@@ -95,17 +97,21 @@ class Box:
         moves = np.ones(n, bool) if self.movers == "both" else y == 1
         still = not (up.any() or down.any()) or not moves.any()
         never = np.where((up == 0) & (down == 0) | still, np.inf, 0.0)
-        cuts, bins = [], np.empty((d, n), np.uint8)
-        low, high = (bins, bins) if still else (np.empty_like(bins), np.empty_like(bins))
-        for f in range(d):
-            v = x[:, f]
-            # A value outside its bounds stays where it is; others do not leave them.
-            a = np.where(moves, np.maximum(v - down[f], np.minimum(lower[f], v)), v) if not still else v
-            b = np.where(moves, np.minimum(v + up[f], np.maximum(upper[f], v)), v) if not still else v
-            cuts.append(cuts_of([v] if still else [v, a, b], most=most))
-            bins[f] = binned(v, cuts[f])
-            if not still:
-                low[f], high[f] = (binned(a, cuts[f]), binned(b, cuts[f])) if never[f] == 0 else (bins[f], bins[f])
+
+        def ends(v: Array, f: int) -> list[Array]:  # a value outside its bounds stays where it is; others do not leave them
+            return [np.maximum(v - down[f], np.minimum(lower[f], v)), np.minimum(v + up[f], np.maximum(upper[f], v))]
+
+        step, moving = every(n, 1 if still else 3), np.flatnonzero(moves)
+        sample, seen = x[::step], moves[::step]
+
+        def placed(f: int) -> Array:
+            v = sample[:, f]
+            return cuts_of([v] if never[f] == np.inf else [v, *(np.where(seen, end, v) for end in ends(v, f))], most=most)
+
+        cuts, bins = _binned(x, placed)
+        low, high = (bins, bins) if still else (bins.copy(), bins.copy())
+        for f in np.flatnonzero(never == 0):
+            low[f, moving], high[f, moving] = (binned(end, cuts[f]) for end in ends(x[moving, f], f))
         slot = np.where(moves, 0, -1).astype(np.int32) if not still else np.full(n, -1, np.int32)
         return _reach(cuts, bins, low, high, slot)._replace(up=never, down=never)
 
@@ -141,13 +147,11 @@ class Spender:
         moves = np.ones(n, bool) if self.movers == "both" else y == 1
         parts = self._parts()
         money = self.share * self.threat.money
-        cuts, bins = [], np.empty((d, n), np.uint8)
-        for f in range(d):
-            cuts.append(cuts_of([x[:, f], *_edges(x[moves], f, parts, money)], most=most))
-            bins[f] = binned(x[:, f], cuts[f])
+        moving = np.ascontiguousarray(x[moves], np.float64)
+        cuts, bins = _binned(x, lambda f: cuts_of([x[:, f], *_edges(moving, f, parts, money)], most=most))
         slot = np.full(n, -1, np.int32)
         slot[moves] = np.arange(moves.sum())
-        return _reach(cuts, bins, bins, bins, slot)._replace(value=np.ascontiguousarray(x[moves], np.float64), priced=True, money=money, **parts)
+        return _reach(cuts, bins, bins, bins, slot)._replace(value=moving, priced=True, money=money, **parts)
 
     def _parts(self) -> dict[str, Array]:
         """The prices, steps and bounds by feature."""
@@ -181,6 +185,22 @@ def _edges(x: Array, f: int, parts: dict[str, Array], money: float) -> list[Arra
             moved = x[:, f] + sign * rest / (rate * unit)
             found.append(np.maximum(moved, parts[bound][f]) if sign < 0 else np.minimum(moved, parts[bound][f]))
     return found
+
+
+def _binned(x: Array, cuts_of_feature: Callable[[int], Array]) -> tuple[list[Array], Array]:
+    """The cuts of every feature, and the bins ``(d, n)`` of the rows ``x`` ``(n, d)``; features and rows are shared out over threads."""
+    n, d = x.shape
+    cuts, bins = [np.zeros(0)] * d, np.empty((d, n), np.uint8)
+
+    def place(begin: int, end: int) -> None:
+        for f in range(begin, end):
+            cuts[f] = cuts_of_feature(f)
+
+    with Threads() as threads:
+        threads.share(place, d)
+        table, count = table_of(cuts), np.array([len(c) for c in cuts])
+        threads.share(lambda begin, end: bin_rows(x, table, count, bins, begin, end), n, even=BLOCK)
+    return cuts, bins
 
 
 def _reach(cuts: list[Array], bins: Array, low: Array, high: Array, slot: Array) -> Reach:

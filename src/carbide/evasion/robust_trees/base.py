@@ -45,7 +45,8 @@ class RobustTrees(ClassifierMixin, BaseEstimator):
         x, y = checked
         check_classification_targets(y)
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
-        x, y, weight = x[weight > 0], np.asarray(y)[weight > 0], weight[weight > 0]
+        if not (weight > 0).all():
+            x, y, weight = x[weight > 0], y[weight > 0], weight[weight > 0]
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(

@@ -19,13 +19,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import logit
 
 from carbide.evasion.robust_trees.attackers import Reach
 from carbide.evasion.robust_trees.base import RobustTrees, columns_drawn
-from carbide.evasion.robust_trees.grow import NEWTON, Rules, Tree, grow, rules
-from carbide.evasion.robust_trees.leaves import by_row, refined
+from carbide.evasion.robust_trees.grow import Grower, Tree
+from carbide.evasion.robust_trees.leaves import add_worst_, bases, by_row, refined, slopes
+from carbide.evasion.robust_trees.splits import NEWTON, Rules, rules
 from carbide.evasion.robust_trees.stumps import stump
+from carbide.evasion.robust_trees.threads import Threads
 from carbide.types import Array, InputError
 
 CLOSE = 0.5  # how near to each other, in values of a round, two sides of a stump are for a row to count on both
@@ -64,37 +66,48 @@ class RobustBoostingClassifier(RobustTrees):
         least, columns = max(self.min_child_weight, 1e-9), columns_drawn(self.max_features, len(reach.count))
         asked = rules(kind=NEWTON, depth=self.max_depth, ridge=self.reg_lambda, least=least, gain=self.min_gain, features=columns)
         prior = float(np.clip(logit(weight[positive].sum() / weight.sum()), -10, 10))
-        score = np.full(len(positive), prior)
+        score, derivatives = np.full(len(positive), prior), np.empty((2, len(positive)))
+        slopes(score, positive, weight, *derivatives)
         rounds = self._stumps if self.max_depth == 1 and not reach.priced else self._trees
         trees, losses = [], []
-        for tree in rounds(reach, asked, positive, weight, score, seed):
+        for tree in rounds(reach, asked, positive, weight, score, derivatives, seed):
             trees.append(tree)
-            losses.append(float(np.average(np.logaddexp(0, np.where(positive, -score, score)), weights=weight)))
+            losses.append(slopes(score, positive, weight, *derivatives))
         trees[0] = trees[0]._replace(value=trees[0].value + prior * (trees[0].feature < 0))
         self.robust_loss_ = np.array(losses)
         return trees
 
-    def _trees(self, reach: Reach, asked: Rules, positive: Array, weight: Array, score: Array, seed: int) -> Iterator[Tree]:
-        """The trees round by round; ``score`` ``(n,)`` is kept up to date."""
+    def _trees(self, reach: Reach, asked: Rules, positive: Array, weight: Array, score: Array, derivatives: Array, seed: int) -> Iterator[Tree]:
+        """The trees round by round; ``score`` ``(n,)`` is kept up to date, its ``derivatives`` ``(2, n)`` are brought up to date between rounds."""
         n = len(positive)
         start, columns = np.arange(n, dtype=np.int32), np.arange(len(reach.count))
-        for number in range(self.n_estimators):
-            p = expit(score)
-            tree = grow(
-                reach, asked, positive, (p - positive) * weight, np.maximum(p * (1 - p), 1e-16) * weight, start, columns, (seed + (number << 32))
-            )
-            first, leaf = by_row(tree.rows, tree.leaves, n)
-            value = np.where(tree.feature < 0, tree.value, 0.0)
-            value, worst = refined(value, first, leaf, np.repeat(score, np.diff(first)), positive, weight, self.reg_lambda, self.refinements)
-            score += self.learning_rate * value[leaf[worst]]
-            yield tree._replace(value=self.learning_rate * value)
+        with Threads() as threads:
+            grower = Grower(reach, asked, threads)
+            for number in range(self.n_estimators):
+                tree = grower.grow(positive, *derivatives, start, columns, seed + (number << 32))
+                first, leaf = by_row(tree.rows, tree.leaves, n)
+                value = np.where(tree.feature < 0, tree.value, 0.0)
+                value, worst = refined(value, first, leaf, bases(score, first), positive, weight, self.reg_lambda, self.refinements)
+                add_worst_(score, value, leaf, worst, self.learning_rate)
+                yield tree._replace(value=self.learning_rate * value)
 
-    def _stumps(self, reach: Reach, asked: Rules, positive: Array, weight: Array, score: Array, seed: int) -> Iterator[Tree]:
+    def _stumps(self, reach: Reach, asked: Rules, positive: Array, weight: Array, score: Array, derivatives: Array, seed: int) -> Iterator[Tree]:
         """The same for stumps against a box, by their exact worst case."""
         rng, d = np.random.default_rng(seed), len(reach.count)
         steps, worst = np.zeros((d, 256)), np.zeros((d, len(positive)))
         for _ in range(self.n_estimators):
             columns = np.sort(rng.permutation(d)[: asked.features])
             yield stump(
-                reach, asked, positive, weight, steps, worst, score, columns, self.learning_rate, self.learning_rate * CLOSE, self.refinements
+                reach,
+                asked,
+                positive,
+                weight,
+                *derivatives,
+                steps,
+                worst,
+                score,
+                columns,
+                self.learning_rate,
+                self.learning_rate * CLOSE,
+                self.refinements,
             )

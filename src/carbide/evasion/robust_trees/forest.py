@@ -18,7 +18,9 @@ import numpy as np
 
 from carbide.evasion.robust_trees.attackers import Reach
 from carbide.evasion.robust_trees.base import RobustTrees, columns_drawn
-from carbide.evasion.robust_trees.grow import GINI, Tree, grow, rules
+from carbide.evasion.robust_trees.grow import Grower, Tree
+from carbide.evasion.robust_trees.splits import GINI, rules
+from carbide.evasion.robust_trees.threads import Threads
 from carbide.types import Array, InputError
 
 SLOPE = 4.0  # of the logit at one half: a mean vote near it is about its probability
@@ -45,9 +47,11 @@ class RobustForestClassifier(RobustTrees):
         n, d = len(positive), len(reach.count)
         asked = rules(kind=GINI, depth=self.max_depth, least=max(self.min_leaf_weight, 1e-9), gain=1e-9, features=columns_drawn(self.max_features, d))
         rng, columns, trees = np.random.default_rng(seed), np.arange(d), []
-        for number in range(self.n_estimators):
-            drawn = np.bincount(rng.integers(n, size=n), minlength=n).astype(float) * weight if self.bootstrap else weight
-            start = np.flatnonzero(drawn > 0).astype(np.int32)
-            tree = grow(reach, asked, positive, np.zeros(n), drawn, start, columns, (seed + (number << 32)))
-            trees.append(tree._replace(value=np.where(tree.feature < 0, SLOPE * (tree.value - 0.5) / self.n_estimators, 0.0)))
+        with Threads() as threads:
+            grower = Grower(reach, asked, threads)
+            for number in range(self.n_estimators):
+                drawn = np.bincount(rng.integers(n, size=n), minlength=n).astype(float) * weight if self.bootstrap else weight
+                start = np.flatnonzero(drawn > 0).astype(np.int32)
+                tree = grower.grow(positive, np.zeros(n), drawn, start, columns, seed + (number << 32))
+                trees.append(tree._replace(value=np.where(tree.feature < 0, SLOPE * (tree.value - 0.5) / self.n_estimators, 0.0)))
         return trees

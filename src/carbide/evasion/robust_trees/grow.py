@@ -1,37 +1,49 @@
 """Chen et al. 2019, https://arxiv.org/abs/1902.10660, and Vos & Verwer 2021, https://arxiv.org/abs/2012.10438: growing one tree robustly.
 
-Every training row is in all the nodes that its attacker can bring it to. At a split, rows that reach both sides count where they hurt:
-boosting takes the two orders of the children's values in turn (in each of them a row's worse side is known, so both values are closed
-forms), forests the placement with the worst Gini impurity (also closed). Histograms hold the bins that a row reaches first and last, so
-a split costs as much as a plain one. Features that no attacker moves are counted for the smaller child alone: the larger one has what is
-left of the node's own sums, and the rows of both children besides. Leaves come with all the rows that reach them: the worst case over a tree is exact.
+Every training row is in all the nodes that its attacker can bring it to. Histograms hold the bins that a row reaches first and last, so a
+split costs as much as a plain one. Rows that stay, and features that no attacker moves, are counted for the smaller child alone: the larger one
+has what is left of the node's own sums, and the rows of both children besides; only moving rows are counted in every node. Leaves come
+with all the rows that reach them: the worst case over a tree is exact.
+
+Large sums are shared out by features over threads; each is added up in the order of its rows, so that the tree is the same for any number of them.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from carbide.evasion.robust_trees.attackers import Reach
-from carbide.evasion.robust_trees.prices import child_price, others_price, span
+from carbide.evasion.robust_trees.splits import (
+    BOTH,
+    CUT,
+    FOUND,
+    GINI,
+    HAIR,
+    LEFT,
+    LEFT_VALUE,
+    MISSING_LEFT,
+    NEWTON,
+    RIGHT,
+    RIGHT_VALUE,
+    SCORE,
+    Rules,
+    scan_gini,
+    scan_newton,
+)
+from carbide.evasion.robust_trees.sums import add_moved, add_still, add_weighted, pay_, shared_sums, spans
+from carbide.evasion.robust_trees.threads import Threads, inner
 from carbide.types import Array
 
-NEWTON, GINI = 0, 1
 HELD = 1 << 25  # numbers of sums that are kept for nodes that wait, at most
-HAIR = 1e-9  # by which a sum must be larger to count as larger, so that the order of summing decides nothing
-
-
-class Rules(NamedTuple):
-    """How a tree is grown: ``kind`` NEWTON or GINI."""
-
-    kind: int
-    depth: int
-    ridge: float
-    least: float  # hessian (boosting) or weight (forest) that a child needs
-    gain: float  # a split needs to gain more
-    features: int  # drawn a node
+FEW = 300  # rows that are counted as soon as the sums of a feature are subtracted
+MUCH = 500_000  # nanoseconds of work, about, that are worth a second thread
+DONE, ROOM, SEARCH, SHARE = range(4)  # why growing stops: it needs larger arrays, or sums that threads may share
+TOP, USED, WRITTEN, PHASE, DOUBLED, SMALL, SMALL_END, SMALL_MOVED, SMALL_MOVED_END, SMALL_LEFT = range(10)  # of ``at``
+NODE, STILL, STILL_END, MOVED, MOVED_END, DEPTH, READY = range(7)  # of the stack
 
 
 class Tree(NamedTuple):
@@ -49,7 +61,41 @@ class Tree(NamedTuple):
     leaves: Array
 
 
-@njit(cache=True)
+class State(NamedTuple):
+    """What a growing tree remembers. ``at``: counters; ``stack``: open nodes with their ``totals`` and boxes ``low .. high`` of bins.
+
+    ``still``: rows that stay, node by node (``spare``: room to part them); ``moving`` rows of open nodes with their ``share`` and what they have
+    ``paid``, and in ``here``, ``here_share``, ``here_paid``, ``stats``, ``classes`` those of the node in hand; ``doubled``: those of both its children.
+    ``held``: sums of rows that stay, by node on the stack and ``place`` of a feature (-1: none are kept); where ``fixed``, sums of all rows.
+    ``drawn``: the features to choose from, ``found`` the best split of each.
+    """
+
+    at: Array
+    stack: Array
+    totals: Array
+    low: Array
+    high: Array
+    still: Array
+    spare: Array
+    moving: Array
+    share: Array
+    paid: Array
+    here: Array
+    here_share: Array
+    here_paid: Array
+    stats: Array
+    classes: Array
+    doubled: Array
+    held: Array
+    place: Array
+    fixed: Array
+    drawn: Array
+    found: Array
+    rows: Array
+    leaves: Array
+
+
+@inner
 def _next(state):  # pragma: no cover - compiled
     """The next number of splitmix64."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -59,325 +105,340 @@ def _next(state):  # pragma: no cover - compiled
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True)
-def _draw(columns, count, state):  # pragma: no cover - compiled
+@inner
+def _draw(columns, count, seed):  # pragma: no cover - compiled
     """Put ``count`` columns drawn without replacement first."""
+    state = np.full(1, seed, np.uint64)
     for i in range(count):
         j = i + np.int64(_next(state) % np.uint64(len(columns) - i))
         columns[i], columns[j] = columns[j], columns[i]
 
 
-@njit(cache=True)
-def newton_split(left, right, both, ridge, least):  # pragma: no cover - compiled
-    """The best pair of leaf values and its score for sums ``(gradient, hessian)`` of class 1 and 0 (4 numbers) of the three kinds of rows.
-
-    With the lower value on the left, class 1 is worse off there and class 0 on the right, and the other way round; an order that its own
-    values contradict is no candidate, and then one value for both sides, which splits nothing, is best. Returns score, left and right value and
-    the order (-1: left lower, 1: right lower, 0: none).
-    """
-    best, low, high, order = -np.inf, 0.0, 0.0, 0
-    for way in (-1, 1):
-        p, q = (0, 2) if way < 0 else (2, 0)  # the class that counts left, and the one that counts right
-        gl, hl = left[0] + left[2] + both[p], left[1] + left[3] + both[p + 1]
-        gr, hr = right[0] + right[2] + both[q], right[1] + right[3] + both[q + 1]
-        if hl < least * (1 - HAIR) or hr < least * (1 - HAIR):
-            continue
-        vl, vr = -gl / (hl + ridge), -gr / (hr + ridge)
-        if (vr - vl) * way >= 0:
-            continue
-        score = gl * gl / (hl + ridge) + gr * gr / (hr + ridge)
-        if score > best + HAIR * abs(score):
-            best, low, high, order = score, vl, vr, way
-    return best, low, high, order
-
-
-@njit(cache=True)
-def gini_split(left, right, both, least):  # pragma: no cover - compiled
-    """Minus the worst weighted Gini impurity, over all placements of the rows that reach both sides, and the shares of them that go left.
-
-    ``P N / (P + N)`` is concave and grows with its size, so it is worst where both sides have the classes in equal proportion, and where the
-    placements do not get there, at the one that comes nearest.
-    """
-    p0, n0, p, n = left[1], left[3], both[1], both[3]
-    pt, nt = p0 + right[1] + p, n0 + right[3] + n
-    a, b = 0.0, 0.0  # of class 1 and of class 0 that go left
-    if pt > 0 and nt > 0:
-        ratio = pt / nt
-        if p0 + p < ratio * n0:  # too few of class 1 on the left, whatever is done
-            a, b = p, 0.0
-        elif p0 > ratio * (n0 + n):
-            a, b = 0.0, n
-        else:  # meet the ratio, both shares alike as far as they can be
-            share = 0.5
-            a = ratio * (n0 + share * n) - p0
-            if a < 0 or a > p:
-                a = min(max(a, 0.0), p)
-                b = (p0 + a) / ratio - n0
-            else:
-                b = share * n
-            b = min(max(b, 0.0), n)
-    pl, nl = p0 + a, n0 + b
-    pr, nr = pt - pl, nt - nl
-    if pl + nl < least * (1 - HAIR) or pr + nr < least * (1 - HAIR):
-        return -np.inf, 0.0, 0.0
-    worst = pl * nl / (pl + nl) + pr * nr / (pr + nr)
-    return -2.0 * worst, (a / p if p > 0 else 0.0), (b / n if n > 0 else 0.0)
-
-
-@njit(cache=True)
-def _boxed(low, high, least, most, rows, stats, classes, still, first, last):  # pragma: no cover - compiled
-    """Sums by bin of rows that stay, and of rows that move by the first and the last bin they reach; ``low`` and ``high`` are those of all rows."""
-    for e in range(len(rows)):
-        a, b, c, g, h = np.int64(low[rows[e]]), np.int64(high[rows[e]]), classes[e], stats[e, 0], stats[e, 1]
-        if a < 255:
-            a, b = max(a, least), min(b, most)
-        if a == b:
-            still[a, c] += g
-            still[a, c + 1] += h
+@njit(cache=True, nogil=True)
+def _begin(reach, rules, tree, state, positive, gradient, hessian, start):  # pragma: no cover - compiled
+    """Put all rows into the root; returns whether there was room."""
+    total, still, moved = np.zeros(4), 0, 0
+    for row in start:
+        c = 0 if positive[row] else 2
+        total[c] += gradient[row]
+        total[c + 1] += hessian[row]
+        if reach.slot[row] < 0:
+            state.still[still] = row
+            still += 1
         else:
-            first[a, c] += g
-            first[a, c + 1] += h
-            last[b, c] += g
-            last[b, c + 1] += h
+            state.moving[moved], state.share[moved], state.paid[moved] = row, 1.0, 0.0
+            moved += 1
+    state.at[:] = 0
+    state.at[TOP], state.at[USED] = 1, 1
+    state.stack[0] = 0
+    state.stack[0, STILL_END], state.stack[0, MOVED_END] = still, moved
+    state.totals[0], state.low[0], state.high[0] = total, 0, reach.count
+    tree.feature[:], tree.cut[:], tree.children[:], tree.missing_left[:] = -1, 0, -1, False
+    tree.value[:], tree.cover[:], tree.gain[:] = 0.0, 0.0, 0.0
+    if rules.kind == NEWTON:
+        tree.value[0] = -(total[0] + total[2]) / (total[1] + total[3] + rules.ridge)
 
 
-@njit(cache=True)
-def _priced(reach, f, lows, highs, paid, rows, stats, classes, still, first, last):  # pragma: no cover - compiled
-    """The same where what a row reaches depends on what it has paid."""
-    bins, slots = reach.bin[f], reach.slot
-    for e in range(len(rows)):
-        row, c = rows[e], classes[e]
-        if slots[row] < 0:
-            b = bins[row]
-            still[b, c] += stats[e, 0]
-            still[b, c + 1] += stats[e, 1]
-            continue
-        a, b = span(reach, row, f, reach.money - others_price(reach, row, f, paid[e], lows, highs), lows[f], highs[f])
-        if a == b:
-            still[a, c] += stats[e, 0]
-            still[a, c + 1] += stats[e, 1]
-        else:
-            first[a, c] += stats[e, 0]
-            first[a, c + 1] += stats[e, 1]
-            last[b, c] += stats[e, 0]
-            last[b, c + 1] += stats[e, 1]
+@inner
+def _open(rules, tree, state, positive, gradient, hessian, columns, seed):  # pragma: no cover - compiled
+    """Take a node from the stack, draw its features; whether it may be split."""
+    state.at[TOP] -= 1
+    top = state.at[TOP]
+    node, begin, end = state.stack[top, NODE], state.stack[top, MOVED], state.stack[top, MOVED_END]
+    total = state.totals[top]
+    tree.cover[node] = total[1] + total[3]
+    if rules.kind == GINI:
+        tree.value[node] = total[1] / tree.cover[node] if tree.cover[node] > 0 else 0.5
+    for i in range(end - begin):
+        row, share = state.moving[begin + i], state.share[begin + i]
+        state.here[i], state.here_share[i], state.here_paid[i] = row, share, state.paid[begin + i]
+        state.classes[i] = 0 if positive[row] else 2
+        state.stats[i, 0], state.stats[i, 1] = share * gradient[row], share * hessian[row]
+    state.found[:, SCORE] = -np.inf
+    if state.stack[top, DEPTH] >= rules.depth or tree.cover[node] < rules.least * (1 - HAIR):
+        return False
+    state.drawn[:] = columns
+    if rules.features < len(columns):  # the draw is the node's own, whatever was drawn before
+        _draw(state.drawn, rules.features, np.uint64(seed) ^ (np.uint64(node) * np.uint64(0xD6E8FEB86659FD93)))
+        state.place[:] = -1
+        for c in range(rules.features):
+            state.place[state.drawn[c]] = c
+    return True
 
 
-@njit(cache=True)
-def _spans(reach, f, lows, highs, paid, rows):  # pragma: no cover - compiled
-    """The first and the last bin that each row reaches, and what it has paid for other features (-1 where nothing is paid)."""
-    begins, ends, rest = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64), np.full(len(rows), -1.0)
-    low, high, slots, least, most = reach.low[f], reach.high[f], reach.slot, lows[f], highs[f]
-    for e in range(len(rows)):
-        a, b = np.int64(low[rows[e]]), np.int64(high[rows[e]])
-        if reach.priced and slots[rows[e]] >= 0:
-            rest[e] = others_price(reach, rows[e], f, paid[e], lows, highs)
-            a, b = span(reach, rows[e], f, reach.money - rest[e], least, most)
-        elif a < 255:
-            a, b = max(a, least), min(b, most)
-        begins[e], ends[e] = a, b
-    return begins, ends, rest
+@inner
+def _slot(state, top):  # pragma: no cover - compiled
+    """Where sums of a node are kept: there is one place alone where children take over none."""
+    return top if len(state.held) > 1 else 0
 
 
-@njit(cache=True)
-def _scan(rules, still, first, last, low, high, best):  # pragma: no cover - compiled
-    """The best cut of one feature: score, cut, missing left, two values or shares, order, into ``best`` ``(6,)``; whether it is better."""
-    left, right, both, total = np.zeros(4), np.zeros(4), np.zeros(4), np.zeros(4)
-    for b in range(low, high + 1):
-        for c in range(4):
-            total[c] += still[b, c] + first[b, c]
-    missing = still[255]
-    some = missing[1] + missing[3] > 0
-    begun, ended, fixed = np.zeros(4), np.zeros(4), np.zeros(4)
-    found = False
-    for k in range(low, high):
-        for c in range(4):
-            begun[c] += first[k, c]
-            ended[c] += last[k, c]
-            fixed[c] += still[k, c]
-        for side in range(2 if some else 1):
-            for c in range(4):
-                left[c] = fixed[c] + ended[c] + (missing[c] if some and side == 0 else 0.0)
-                right[c] = total[c] - fixed[c] - begun[c] + (missing[c] if some and side == 1 else 0.0)
-                both[c] = begun[c] - ended[c]
-            if rules.kind == NEWTON:
-                score, a, b, order = newton_split(left, right, both, rules.ridge, rules.least)
-            else:
-                score, a, b = gini_split(left, right, both, rules.least)
-                order = 0
-            if score > best[0] + HAIR * abs(score):
-                best[0], best[1], best[2], best[3], best[4], best[5] = score, k, 1.0 - side, a, b, order
-                found = True
-    return found
-
-
-@njit(cache=True)
-def _add_still(bins, features, rows, positive, gradient, hessian, sums):  # pragma: no cover - compiled
-    """Add rows that stay where they are to the sums ``(m, 256, 4)`` of these features."""
-    size = len(rows)
-    classes, stats = np.empty(size, np.int64), np.empty((size, 2))
-    for e in range(size):
-        classes[e] = 0 if positive[rows[e]] else 2
-        stats[e, 0], stats[e, 1] = gradient[rows[e]], hessian[rows[e]]
-    for m in range(len(features)):
-        of, out = bins[features[m]], sums[m]
-        for e in range(size):
-            b, c = of[rows[e]], classes[e]
-            out[b, c] += stats[e, 0]
-            out[b, c + 1] += stats[e, 1]
-
-
-@njit(cache=True)
-def _share_sums(reach, features, own, left, right, twice, positive, gradient, hessian, out):  # pragma: no cover - compiled
-    """Sums of both children, into ``out`` ``(2, m, 256, 4)`` (right first), from their node's ``own``: ``twice`` are the rows that both have."""
-    few, small, large = (left, 1, 0) if len(left) <= len(right) else (right, 0, 1)
-    out[small] = 0.0
-    _add_still(reach.bin, features, few, positive, gradient, hessian, out[small])
-    out[large] = own
-    out[large] -= out[small]
-    _add_still(reach.bin, features, twice, positive, gradient, hessian, out[large])
-
-
-@njit(cache=True)
-def _room(array, size):  # pragma: no cover - compiled
-    """The array, or a larger copy of it."""
-    if size <= len(array):
-        return array
-    out = np.empty(max(size, 2 * len(array)), array.dtype)
-    out[: len(array)] = array
-    return out
-
-
-@njit(cache=True)
-def grow(reach: Reach, rules: Rules, positive, gradient, hessian, start, columns, seed):  # pragma: no cover - compiled
-    """A tree on the rows ``start``; ``gradient`` and ``hessian`` ``(n,)`` of the loss at each row's worst case (a forest has weights as hessian)."""
-    most = 2 ** (rules.depth + 1) - 1
-    d = reach.bin.shape[0]
-    state = np.zeros(1, np.uint64)
-    feature, cut = np.full(most, -1, np.int32), np.zeros(most, np.int32)
-    children, missing_left = np.full((most, 2), -1, np.int32), np.zeros(most, np.bool_)
-    value, cover, gains = np.zeros(most), np.zeros(most), np.zeros(most)
-    n = len(start)
-    rows, weight, paid = np.empty(2 * n + 2, np.int32), np.empty(2 * n + 2, np.float64), np.zeros(2 * n + 2)
-    rows[:n], weight[:n] = start, 1.0
-    out_rows, out_leaves, written = np.empty(n, np.int32), np.empty(n, np.int32), 0
-    stack = np.zeros((rules.depth + 2, 4), np.int64)  # node, first entry, entry after the last, depth
-    stack[0, 1], stack[0, 2] = 0, n
-    # The box of each node on the stack: what is open is always one node a depth, and its sibling.
-    boxes_low, boxes_high = np.zeros((rules.depth + 2, d), np.int64), np.zeros((rules.depth + 2, d), np.int64)
-    boxes_high[0] = reach.count
-    still, first, last = np.zeros((256, 4)), np.zeros((256, 4)), np.zeros((256, 4))
-    place_of, fixed = np.full(d, -1, np.int64), np.empty(d, np.int64)  # features that no row moves, whose prices are infinite both ways
-    count = 0
-    for f in range(d):
-        if np.isinf(reach.up[f]) and np.isinf(reach.down[f]) and reach.table[f] < 0:
-            fixed[count], place_of[f] = f, count
+@inner
+def _count(reach, state, positive, gradient, hessian, begin, end):  # pragma: no cover - compiled
+    """The node's sums of rows that stay, for its features ``begin .. end - 1``."""
+    top = state.at[TOP]
+    sums, moved = state.held[_slot(state, top)], state.stack[top, MOVED_END] - state.stack[top, MOVED]
+    features, places, count = np.empty(end - begin, np.int64), np.empty(end - begin, np.int64), 0
+    for c in range(begin, end):
+        f = state.drawn[c]
+        if state.place[f] >= 0 and state.high[top, f] > state.low[top, f]:
+            features[count], places[count] = f, state.place[f]
+            sums[places[count]] = 0.0
             count += 1
-    fixed = fixed[:count]
-    keeps = rules.kind == NEWTON and rules.features == d and count > 0 and (rules.depth + 2) * count * 1024 <= HELD
-    held = np.zeros((rules.depth + 2 if keeps else 0, count, 256, 4))
-    if keeps:
-        _add_still(reach.bin, fixed, start, positive, gradient, hessian, held[0])
-    none = np.zeros((256, 4))
-    top, used = 1, 1
-    while top > 0:
-        top -= 1
-        node, s, e, depth = stack[top]
-        low, high = boxes_low[top].copy(), boxes_high[top].copy()
-        size = e - s
-        here, own = rows[s:e].copy(), paid[s:e].copy()
-        share = weight[s:e].copy()
-        stats, classes, total = np.empty((size, 2)), np.empty(size, np.int64), np.zeros(4)
-        for i in range(size):
-            c = 0 if positive[here[i]] else 2
-            classes[i] = c
-            stats[i, 0], stats[i, 1] = share[i] * gradient[here[i]], share[i] * hessian[here[i]]
-            total[c] += stats[i, 0]
-            total[c + 1] += stats[i, 1]
-        cover[node] = total[1] + total[3]
-        if rules.kind == NEWTON:
-            if node == 0:
-                value[node] = -(total[0] + total[2]) / (cover[node] + rules.ridge)
-            parent = (total[0] + total[2]) ** 2 / (cover[node] + rules.ridge)
-        else:
-            value[node] = total[1] / cover[node] if cover[node] > 0 else 0.5
-            parent = -2.0 * total[1] * total[3] / cover[node] if cover[node] > 0 else 0.0
-        best, chosen = np.zeros(6), -1
-        best[0] = -np.inf
-        if depth < rules.depth and cover[node] >= rules.least:
-            state[0] = np.uint64(seed) ^ (np.uint64(node) * np.uint64(0xD6E8FEB86659FD93))  # the draw is the node's own, whatever was drawn before
-            drawn = columns.copy()
-            if rules.features < d:
-                _draw(drawn, rules.features, state)
-            for c in range(rules.features):
-                f = drawn[c]
-                if high[f] > low[f] and keeps and place_of[f] >= 0:
-                    if _scan(rules, held[top, place_of[f]], none, none, low[f], high[f], best):
-                        chosen = f
-                elif high[f] > low[f]:
-                    still[:], first[:], last[:] = 0.0, 0.0, 0.0
-                    if reach.priced:
-                        _priced(reach, f, low, high, own, here, stats, classes, still, first, last)
-                    else:
-                        _boxed(reach.low[f], reach.high[f], low[f], high[f], here, stats, classes, still, first, last)
-                    if _scan(rules, still, first, last, low[f], high[f], best):
-                        chosen = f
-        if chosen < 0 or not best[0] - parent > rules.gain + HAIR * abs(parent):
-            out_rows, out_leaves = _room(out_rows, written + size), _room(out_leaves, written + size)
-            out_rows[written : written + size], out_leaves[written : written + size] = here, node
-            written += size
+    rows = state.still[state.stack[top, STILL] : state.stack[top, STILL_END]]
+    add_still(reach.bin, features[:count], places[:count], rows, positive, gradient, hessian, sums)
+    for m in range(count):
+        if moved > 0 and state.fixed[features[m]]:
+            add_weighted(reach.bin[features[m]], state.here[:moved], state.stats, state.classes, sums[places[m]])
+
+
+@inner
+def _search(reach: Reach, rules: Rules, state: State, positive, gradient, hessian, begin, end):  # pragma: no cover - compiled
+    """The best splits of the node in hand by its features ``begin .. end - 1``."""
+    top = state.at[TOP]
+    moved, sums = state.stack[top, MOVED_END] - state.stack[top, MOVED], state.held[_slot(state, top)]
+    low, high = state.low[top], state.high[top]
+    if state.stack[top, READY] == 0:
+        _count(reach, state, positive, gradient, hessian, min(begin, rules.features), min(end, rules.features))
+    still, first, last, none = np.zeros((256, 4)), np.zeros((256, 4)), np.zeros((256, 4)), np.zeros((256, 4))
+    for c in range(begin, min(end, rules.features)):
+        f = state.drawn[c]
+        if high[f] <= low[f]:
             continue
-        f, k = chosen, np.int64(best[1])
-        feature[node], cut[node], missing_left[node], gains[node] = f, k, best[2] > 0, best[0] - parent
-        children[node, 0], children[node, 1] = used, used + 1
+        moves, own = moved > 0 and not state.fixed[f], sums[max(state.place[f], 0)]
+        if moves:
+            still[:], first[:], last[:] = 0.0, 0.0, 0.0
+            if state.place[f] >= 0:
+                still[:] = own
+            own = still
+            add_moved(reach, f, low, high, state.here_paid, state.here[:moved], state.stats, state.classes, still, first, last)
+        begins, ends = (first, last) if moves else (none, none)
         if rules.kind == NEWTON:
-            value[used], value[used + 1] = best[3], best[4]
-        rows, weight, paid = _room(rows, s + 2 * size), _room(weight, s + 2 * size), _room(paid, s + 2 * size)
-        begins, ends, rest = _spans(reach, f, low, high, own, here)
-        # The right child's entries come first, so that the left one's are on top.
-        at, deep, parent_at = s, keeps and depth + 1 < rules.depth, top
-        middle = s
-        for side in (1, 0):
-            begin = at
-            for i in range(size):
-                a, z = begins[i], ends[i]
-                split = a <= k < z
-                goes = split or (missing_left[node] if a == 255 else z <= k) == (side == 0)
-                if not goes:
+            scan_newton(rules.ridge, rules.least, own, begins, ends, moves, low[f], high[f], state.found[c])
+        else:
+            scan_gini(rules.least, own, begins, ends, low[f], high[f], state.found[c])
+
+
+@inner
+def _share(reach: Reach, state: State, positive, gradient, hessian, begin, end):  # pragma: no cover - compiled
+    """Sums of both children of the node that was split last, for the features ``begin .. end - 1``, from the node's own."""
+    at = state.at
+    right = at[TOP] - 2
+    features, places, counts = np.empty((2, end - begin), np.int64), np.empty((2, end - begin), np.int64), np.zeros(2, np.int64)
+    for f in range(begin, end):
+        # A feature held to one bin in the larger child is no longer asked for below; the one just cut lies in a wider box there.
+        if state.place[f] >= 0 and (state.high[right, f] > state.low[right, f] or state.high[right + 1, f] > state.low[right + 1, f]):
+            kind = 0 if state.fixed[f] else 1
+            features[kind, counts[kind]], places[kind, counts[kind]] = f, state.place[f]
+            counts[kind] += 1
+    still, moved = state.still[at[SMALL] : at[SMALL_END]], state.moving[at[SMALL_MOVED] : at[SMALL_MOVED_END]]
+    for kind in range(2):
+        doubled, small = state.doubled[: at[DOUBLED] if kind == 0 else 0], still
+        if kind == 0 and len(moved) > 0:
+            small = np.concatenate((still, moved))
+        shared_sums(reach.bin, features[kind, : counts[kind]], places[kind, : counts[kind]], small, doubled, at[SMALL_LEFT] == 1, positive, gradient, hessian,
+                    state.held[right : right + 2])  # fmt: skip
+
+
+@inner
+def _chosen(rules, state):  # pragma: no cover - compiled
+    """The number of the best feature among those drawn, -1 if no split gains enough."""
+    best, chosen, total = -np.inf, -1, state.totals[state.at[TOP]]
+    for c in range(rules.features):
+        score = state.found[c, SCORE]
+        if score > best + HAIR * abs(score):
+            best, chosen = score, c
+    mass = total[1] + total[3]
+    if rules.kind == NEWTON:
+        parent = (total[0] + total[2]) ** 2 / (mass + rules.ridge)
+    else:
+        parent = -2.0 * total[1] * total[3] / mass if mass > 0 else 0.0
+    if chosen < 0 or not best - parent > rules.gain + HAIR * abs(parent):
+        return -1, 0.0
+    return chosen, best - parent
+
+
+@inner
+def _part_still(bins, cut, missing_left, rows, spare):  # pragma: no cover - compiled
+    """Put the rows that go left first, each side in its order; how many they are."""
+    left, right = 0, 0
+    for i in range(len(rows)):
+        row = rows[i]
+        b = bins[row]
+        goes = missing_left if b == 255 else b <= cut
+        rows[left], spare[right] = row, row
+        left += goes
+        right += not goes
+    rows[left:] = spare[:right]
+    return left
+
+
+@inner
+def _part_moving(reach, rules, state, f, cut, missing_left, shares, top):  # pragma: no cover - compiled
+    """Write the moving rows of both children, right first, over those of the node; where the left ones begin and end, and how many are on both sides."""
+    begin, size = state.stack[top, MOVED], state.stack[top, MOVED_END] - state.stack[top, MOVED]
+    low, high = state.low[top].copy(), state.high[top].copy()
+    here = state.here[:size]
+    begins, ends, rest = spans(reach, f, low, high, state.here_paid, here)
+    at, middle, doubled = begin, begin, 0
+    for side in (1, 0):
+        came = at
+        for i in range(size):
+            a, z = begins[i], ends[i]
+            split = a <= cut < z
+            if not (split or (missing_left if a == 255 else z <= cut) == (side == 0)):
+                continue
+            w = state.here_share[i]
+            if split and rules.kind == GINI:
+                part = shares[0] if state.classes[i] == 0 else shares[1]
+                w *= part if side == 0 else 1.0 - part
+                if w <= 1e-9:
                     continue
-                w = share[i]
-                if split and rules.kind == GINI:
-                    part = best[3] if classes[i] == 0 else best[4]
-                    w *= part if side == 0 else 1.0 - part
-                    if w <= 1e-9:
-                        continue
-                rows[at], weight[at], paid[at] = here[i], w, own[i]
-                if rest[i] >= 0:
-                    paid[at] = child_price(reach, here[i], f, rest[i], low, high, low[f] if side == 0 else k + 1, k if side == 0 else high[f])
-                at += 1
-            middle = at if side == 1 else middle
-            place = top
-            stack[place, 0], stack[place, 1], stack[place, 2], stack[place, 3] = used + side, begin, at, depth + 1
-            boxes_low[place], boxes_high[place] = low, high
-            if side == 0:
-                boxes_high[place, f] = k
+            if split and side == 0:
+                state.doubled[doubled] = here[i]
+                doubled += 1
+            state.moving[at], state.share[at], state.paid[at] = here[i], w, rest[i]
+            at += 1
+        if reach.priced:
+            pay_(reach, f, low, high, low[f] if side == 0 else cut + 1, cut if side == 0 else high[f], state.moving[came:at], state.paid[came:at])
+        middle = at if side == 1 else middle
+    return middle, at, doubled
+
+
+@inner
+def _split(reach, rules, tree, state, chosen, gain):  # pragma: no cover - compiled
+    """Split the node in hand and put its children on the stack, the left one on top; whether they take sums over from it."""
+    at, found = state.at, state.found[chosen]
+    top, f, cut, missing_left = at[TOP], state.drawn[chosen], np.int64(found[CUT]), found[MISSING_LEFT] > 0
+    node, begin, end, depth = state.stack[top, NODE], state.stack[top, STILL], state.stack[top, STILL_END], state.stack[top, DEPTH] + 1
+    tree.feature[node], tree.cut[node], tree.missing_left[node], tree.gain[node] = f, cut, missing_left, gain
+    tree.children[node, 0], tree.children[node, 1] = at[USED], at[USED] + 1
+    middle = begin + _part_still(reach.bin[f], cut, missing_left, state.still[begin:end], state.spare)
+    came = state.stack[top, MOVED]
+    moved, moved_end, doubled = _part_moving(reach, rules, state, f, cut, missing_left, found[LEFT_VALUE : RIGHT_VALUE + 1], top)
+    state.low[top + 1], state.high[top + 1] = state.low[top], state.high[top]
+    state.low[top, f], state.high[top + 1, f] = cut + 1, cut
+    for c in range(4):
+        part = 1.0 if rules.kind == NEWTON else found[LEFT_VALUE] if c < 2 else found[RIGHT_VALUE]
+        rest = 1.0 if rules.kind == NEWTON else 1.0 - part
+        state.totals[top, c], state.totals[top + 1, c] = found[RIGHT + c] + rest * found[BOTH + c], found[LEFT + c] + part * found[BOTH + c]
+    if rules.kind == NEWTON:
+        tree.value[at[USED]], tree.value[at[USED] + 1] = found[LEFT_VALUE], found[RIGHT_VALUE]
+    left, right = middle - begin + moved_end - moved, end - middle + moved - came
+    takes = len(state.held) > 1 and depth < rules.depth and max(left, right) > min(left, right) + doubled + FEW
+    for side, first, last, enter, leave in ((1, middle, end, came, moved), (0, begin, middle, moved, moved_end)):
+        entry = state.stack[top + 1 - side]
+        entry[NODE], entry[STILL], entry[STILL_END], entry[MOVED], entry[MOVED_END] = at[USED] + side, first, last, enter, leave
+        entry[DEPTH], entry[READY] = depth, 1 if takes else 0
+        if (left <= right) == (side == 0):
+            at[SMALL], at[SMALL_END], at[SMALL_MOVED], at[SMALL_MOVED_END], at[SMALL_LEFT] = first, last, enter, leave, 1 - side
+    at[DOUBLED] = doubled
+    at[TOP] += 2
+    at[USED] += 2
+    return takes
+
+
+@inner
+def _heavy(rules, state, kind):  # pragma: no cover - compiled
+    """Whether the sums are worth more than one thread."""
+    at, top = state.at, state.at[TOP]
+    if kind == SHARE:
+        return (at[SMALL_END] - at[SMALL] + at[SMALL_MOVED_END] - at[SMALL_MOVED] + at[DOUBLED] + FEW) * state.held.shape[1] > MUCH
+    entry = state.stack[top]
+    moved, count = entry[MOVED_END] - entry[MOVED], 0
+    for f in range(len(state.fixed)):
+        count += not state.fixed[f]
+    fresh = 0 if entry[READY] == 1 else entry[STILL_END] - entry[STILL] + moved
+    return (fresh + 1000) * rules.features + 20 * moved * count * rules.features // len(state.fixed) > MUCH
+
+
+@njit(cache=True, nogil=True)
+def _advance(reach: Reach, rules: Rules, tree: Tree, state: State, positive, gradient, hessian, columns, seed, alone, job, begin,
+             end):  # pragma: no cover - compiled  # fmt: skip
+    """Grow until the tree is done or somebody else has to do something; then it goes on from there. A ``job`` is part of what it asked for."""
+    if job == SEARCH:
+        _search(reach, rules, state, positive, gradient, hessian, begin, end)
+        return DONE
+    if job == SHARE:
+        _share(reach, state, positive, gradient, hessian, begin, end)
+        return DONE
+    at = state.at
+    while at[PHASE] == 1 or at[TOP] > 0:
+        if at[PHASE] == 0:
+            at[PHASE] = 1
+            if _open(rules, tree, state, positive, gradient, hessian, columns, seed):
+                if not alone and _heavy(rules, state, SEARCH):
+                    return SEARCH
+                _search(reach, rules, state, positive, gradient, hessian, 0, len(columns))
+        entry = state.stack[at[TOP]]
+        still, moved, written = entry[STILL_END] - entry[STILL], entry[MOVED_END] - entry[MOVED], at[WRITTEN]
+        if entry[MOVED] + 2 * moved > len(state.moving) or written + still + moved > len(state.rows):
+            return ROOM
+        at[PHASE] = 0
+        chosen, gain = _chosen(rules, state)
+        if chosen < 0:
+            middle, end = written + still, written + still + moved
+            state.rows[written:middle], state.rows[middle:end] = state.still[entry[STILL] : entry[STILL_END]], state.here[:moved]
+            state.leaves[written:end] = entry[NODE]
+            at[WRITTEN] = end
+        elif _split(reach, rules, tree, state, chosen, gain):
+            if not alone and _heavy(rules, state, SHARE):
+                return SHARE
+            _share(reach, state, positive, gradient, hessian, 0, len(state.fixed))
+    return DONE
+
+
+class Grower:
+    """Grows trees on the same rows by the same rules; what one tree used is used again by the next."""
+
+    def __init__(self, reach: Reach, asked: Rules, threads: Threads | None = None) -> None:
+        self.reach, self.rules, self.threads = reach, asked, threads or Threads(1)
+        d, n = reach.bin.shape
+        moved = int((reach.slot >= 0).sum())
+        deep, size = asked.depth + 2, 2 ** (asked.depth + 1) - 1
+        fixed = np.isinf(reach.up) & np.isinf(reach.down) & (reach.table < 0)
+        kept = np.flatnonzero(fixed) if moved == n else np.arange(d)
+        keeps = asked.kind == NEWTON and asked.features == d and deep * len(kept) * 1024 <= HELD
+        place = np.full(d, -1, np.int64)
+        if keeps:
+            place[kept] = np.arange(len(kept))
+        elif asked.features == d:
+            place[:] = np.arange(d)
+        ints, floats, entries = (lambda m: np.empty(m, np.int32)), np.empty, 2 * moved + 2
+        self.tree = Tree(ints(size), ints(size), np.empty((size, 2), np.int32), np.empty(size, np.bool_), floats(size), floats(size), floats(size),
+                         ints(0), ints(0))  # fmt: skip
+        self.state = State(
+            at=np.zeros(10, np.int64), stack=np.zeros((deep, 7), np.int64), totals=floats((deep, 4)), low=np.zeros((deep, d), np.int64),
+            high=np.zeros((deep, d), np.int64), still=ints(n - moved), spare=ints(n - moved), moving=ints(entries), share=floats(entries), paid=floats(entries),
+            here=ints(entries), here_share=floats(entries), here_paid=floats(entries), stats=floats((entries, 2)), classes=np.empty(entries, np.int64),
+            doubled=ints(entries), held=floats((deep if keeps else 1, len(kept) if keeps else asked.features, 256, 4)), place=place, fixed=fixed,
+            drawn=np.arange(d), found=floats((asked.features, FOUND)), rows=ints(n), leaves=ints(n),
+        )  # fmt: skip
+
+    def grow(self, positive: Array, gradient: Array, hessian: Array, start: Array, columns: Array, seed: int) -> Tree:
+        """A tree on the rows ``start``; ``gradient`` and ``hessian`` ``(n,)`` of the loss at each row's worst case (a forest has weights as hessian)."""
+        _begin(self.reach, self.rules, self.tree, self.state, positive, gradient, hessian, start)
+
+        def advance(job: int, begin: int = 0, end: int = 0) -> int:
+            alone = self.threads.count == 1
+            return _advance(self.reach, self.rules, self.tree, self.state, positive, gradient, hessian, columns, seed, alone, job, begin, end)
+
+        while (why := advance(DONE)) != DONE:
+            if why == ROOM:
+                self._widen()
             else:
-                boxes_low[place, f] = k + 1
-            top += 1
-        used += 2
-        if deep:
-            both = np.empty(size, np.int32)
-            doubled = 0
-            for i in range(size):
-                if begins[i] <= k < ends[i]:
-                    both[doubled] = here[i]
-                    doubled += 1
-            _share_sums(reach, fixed, held[parent_at].copy(), rows[middle:at], rows[s:middle], both[:doubled], positive, gradient, hessian,
-                        held[parent_at : parent_at + 2])  # fmt: skip
-    return Tree(feature[:used].copy(), cut[:used].copy(), children[:used].copy(), missing_left[:used].copy(), value[:used].copy(),
-                cover[:used].copy(), gains[:used].copy(), out_rows[:written].copy(), out_leaves[:written].copy())  # fmt: skip
+                self.threads.share(partial(advance, why), len(columns))
+        used, written = self.state.at[USED], self.state.at[WRITTEN]
+        nodes = [part[:used].copy() for part in self.tree[:7]]
+        return Tree(*nodes, self.state.rows[:written].copy(), self.state.leaves[:written].copy())
+
+    def _widen(self) -> None:
+        """Twice the room for moving rows and for pairs of rows and leaves."""
+        wide = {name: np.concatenate([part, np.empty_like(part)]) for name, part in self.state._asdict().items()
+                if name in ("moving", "share", "paid", "here", "here_share", "here_paid", "stats", "classes", "doubled", "rows", "leaves")}  # fmt: skip
+        self.state = self.state._replace(**wide)
 
 
-def rules(*, kind: int, depth: int, ridge: float = 1.0, least: float = 1.0, gain: float = 0.0, features: int) -> Rules:
-    """Rules with plain numbers of the types that compiled code knows."""
-    return Rules(int(kind), int(depth), float(ridge), float(least), float(gain), int(features))
+def grow(reach: Reach, asked: Rules, positive: Array, gradient: Array, hessian: Array, start: Array, columns: Array, seed: int, *,
+         threads: Threads | None = None) -> Tree:  # fmt: skip
+    """One tree, as ``Grower.grow`` grows it."""
+    return Grower(reach, asked, threads).grow(positive, gradient, hessian, start, columns, seed)

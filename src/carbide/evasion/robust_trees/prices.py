@@ -1,16 +1,52 @@
-"""What one training row pays to enter a box of bins, and which bins it reaches with the money that is left; compiled."""
+"""What one training row pays to enter a box of bins, and which bins it reaches with the money that is left; compiled.
+
+What a feature costs is gathered once a feature (``Lane``): passing a whole ``Reach`` for every row takes longer than the sums themselves.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from numba import njit
 
 from carbide.evasion.robust_trees.attackers import Reach
+from carbide.evasion.robust_trees.threads import inner
+from carbide.types import Array
 
 SLACK = 1e-9
 
 
-@njit(cache=True)
+class Lane(NamedTuple):
+    """One feature of a ``Reach``: its ``cuts`` ``(c,)``, ``count`` of them used; prices, step, bounds; ``matrix`` ``(s, s)`` where ``tabled``."""
+
+    cuts: Array
+    count: int
+    up: float
+    down: float
+    fixed: float
+    step: float
+    lower: float
+    upper: float
+    tabled: bool
+    matrix: Array
+    first: float
+
+
+@inner
+def lane_of(reach: Reach, f):  # pragma: no cover - compiled
+    """What feature ``f`` costs."""
+    table = reach.table[f]
+    return Lane(reach.cuts[f], reach.count[f], reach.up[f], reach.down[f], reach.fixed[f], reach.step[f], reach.lower[f], reach.upper[f],
+                table >= 0, reach.matrix[max(table, 0)], reach.first[f])  # fmt: skip
+
+
+@inner
+def unit_of(value, scale):  # pragma: no cover - compiled
+    """What one unit of a feature is in units of its price, for a row's values ``(d,)``: 1, or the size of the value that it is divided by."""
+    return abs(value[scale]) if scale >= 0 else 1.0
+
+
+@inner
 def bin_of(cuts, count, value):  # pragma: no cover - compiled
     """The number of the first ``count`` cuts at or below the value, compared in float32."""
     value, low, high = np.float64(np.float32(value)), 0, count
@@ -23,90 +59,67 @@ def bin_of(cuts, count, value):  # pragma: no cover - compiled
     return low
 
 
-@njit(cache=True)
-def entry_price(reach: Reach, row, f, low, high):  # pragma: no cover - compiled
-    """The least that moves feature ``f`` of a row into the bins ``low .. high``; inf where nothing does."""
-    at, s = np.int64(reach.bin[f, row]), reach.slot[row]
+@inner
+def entry_price(lane: Lane, at, x, unit, low, high):  # pragma: no cover - compiled
+    """The least that moves a value ``x`` in bin ``at`` into the bins ``low .. high``; inf where nothing does."""
     if at == 255 or (low <= at <= high):
         return 0.0
-    x, table = reach.value[s, f], reach.table[f]
-    if table >= 0:
-        best, code = np.inf, np.int64(x - reach.first[f])
-        if 0 <= code < reach.matrix.shape[1]:
-            for c in range(reach.matrix.shape[1]):
-                if c != code and reach.matrix[table, code, c] < best and low <= bin_of(reach.cuts[f], reach.count[f], reach.first[f] + c) <= high:
-                    best = reach.matrix[table, code, c]
+    if lane.tabled:
+        best, code = np.inf, np.int64(x - lane.first)
+        if 0 <= code < lane.matrix.shape[0]:
+            for c in range(lane.matrix.shape[0]):
+                if c != code and lane.matrix[code, c] < best and low <= bin_of(lane.cuts, lane.count, lane.first + c) <= high:
+                    best = lane.matrix[code, c]
         return best
-    step = reach.step[f]
+    step = lane.step
     if at > high:
-        rate, gap = reach.down[f], x - reach.cuts[f, high]
+        rate, gap = lane.down, x - lane.cuts[high]
         gap = (np.floor(gap / step) + 1) * step if step > 0 else gap
-        if x - gap < reach.lower[f] - SLACK:
+        if x - gap < lane.lower - SLACK:
             return np.inf
     else:
-        rate, gap = reach.up[f], reach.cuts[f, low - 1] - x
+        rate, gap = lane.up, lane.cuts[low - 1] - x
         gap = np.ceil(gap / step) * step if step > 0 else gap
-        if x + gap > reach.upper[f] + SLACK:
+        if x + gap > lane.upper + SLACK:
             return np.inf
     if np.isinf(rate):
         return np.inf
-    unit = abs(reach.value[s, reach.scale[f]]) if reach.scale[f] >= 0 else 1.0
-    return reach.fixed[f] + rate * unit * gap
+    return lane.fixed + rate * unit * gap
 
 
-@njit(cache=True)
-def span(reach: Reach, row, f, money, low, high):  # pragma: no cover - compiled
-    """The outermost of the bins ``low .. high`` that a movable row reaches in feature ``f`` for ``money``, where moves have prices."""
-    at, s = np.int64(reach.bin[f, row]), reach.slot[row]
+@inner
+def _far(lane: Lane, rate, unit, rest):  # pragma: no cover - compiled
+    """How far the money ``rest`` moves a value at ``rate`` a unit."""
+    rate *= unit
+    gap = rest / rate if rate > 0 else np.inf
+    return np.floor(gap / lane.step) * lane.step if lane.step > 0 else gap
+
+
+@inner
+def span(lane: Lane, at, x, unit, money, low, high):  # pragma: no cover - compiled
+    """The outermost of the bins ``low .. high`` that a movable row with value ``x`` in bin ``at`` reaches for ``money``."""
     if at == 255:
         return 255, 255
     first, last = at, at
-    if reach.table[f] >= 0:
-        code, count = np.int64(reach.value[s, f] - reach.first[f]), reach.matrix.shape[1]
+    if lane.tabled:
+        code, count = np.int64(x - lane.first), lane.matrix.shape[0]
         first, last = (at, at) if low <= at <= high else (255, -1)
         if 0 <= code < count:
             for c in range(count):
-                if c != code and reach.matrix[reach.table[f], code, c] <= money + SLACK:
-                    b = bin_of(reach.cuts[f], reach.count[f], reach.first[f] + c)
+                if c != code and lane.matrix[code, c] <= money + SLACK:
+                    b = bin_of(lane.cuts, lane.count, lane.first + c)
                     if low <= b <= high:
                         first, last = min(first, b), max(last, b)
     else:
-        x, step, rest = reach.value[s, f], reach.step[f], money - reach.fixed[f] + SLACK
-        unit = abs(reach.value[s, reach.scale[f]]) if reach.scale[f] >= 0 else 1.0
+        rest = money - lane.fixed + SLACK
         if rest >= 0:
-            if np.isfinite(reach.down[f]):
-                rate = reach.down[f] * unit
-                gap = rest / rate if rate > 0 else np.inf
-                gap = np.floor(gap / step) * step if step > 0 else gap
-                first = min(at, bin_of(reach.cuts[f], reach.count[f], max(x - gap, min(reach.lower[f], x))))
-            if np.isfinite(reach.up[f]):
-                rate = reach.up[f] * unit
-                gap = rest / rate if rate > 0 else np.inf
-                gap = np.floor(gap / step) * step if step > 0 else gap
-                last = max(at, bin_of(reach.cuts[f], reach.count[f], min(x + gap, max(reach.upper[f], x))))
+            if np.isfinite(lane.down):
+                gap = _far(lane, lane.down, unit, rest)
+                first = min(at, bin_of(lane.cuts, lane.count, max(x - gap, min(lane.lower, x))))
+            if np.isfinite(lane.up):
+                gap = _far(lane, lane.up, unit, rest)
+                last = max(at, bin_of(lane.cuts, lane.count, min(x + gap, max(lane.upper, x))))
     first, last = max(first, low), min(last, high)
     if first > last:  # it came here, so by rounding alone it seems that it did not
         first = last = min(max(at, low), high)
     return first, last
-
-
-@njit(cache=True)
-def others_price(reach: Reach, row, f, paid, lows, highs):  # pragma: no cover - compiled
-    """What a row in a box ``lows .. highs`` ``(d,)`` has ``paid`` apart from feature ``f`` and the one that moves with it."""
-    if lows[f] > 0 or highs[f] < reach.count[f]:
-        own = entry_price(reach, row, f, lows[f], highs[f])
-    else:
-        own = 0.0
-    twin = reach.twin[f]
-    if twin >= 0 and (lows[twin] > 0 or highs[twin] < reach.count[twin]):
-        own = max(own, entry_price(reach, row, twin, lows[twin], highs[twin]))
-    return max(0.0, paid - own)
-
-
-@njit(cache=True)
-def child_price(reach: Reach, row, f, others, lows, highs, low, high):  # pragma: no cover - compiled
-    """What it has paid once feature ``f`` lies in ``low .. high``."""
-    own, twin = entry_price(reach, row, f, low, high), reach.twin[f]
-    if twin >= 0 and (lows[twin] > 0 or highs[twin] < reach.count[twin]):
-        own = max(own, entry_price(reach, row, twin, lows[twin], highs[twin]))
-    return others + own

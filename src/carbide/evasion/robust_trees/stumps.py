@@ -11,8 +11,9 @@ import numpy as np
 from numba import njit
 
 from carbide.evasion.robust_trees.attackers import Reach
-from carbide.evasion.robust_trees.grow import HAIR, Rules, Tree, newton_split
+from carbide.evasion.robust_trees.grow import Tree
 from carbide.evasion.robust_trees.leaves import refined
+from carbide.evasion.robust_trees.splits import HAIR, Rules, newton_split
 
 
 @njit(cache=True)
@@ -74,15 +75,13 @@ def _best(reach, rules, f, sums, best):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def stump(reach: Reach, rules: Rules, positive, weight, steps, worst, score, columns, rate, close, refinements):  # pragma: no cover - compiled
-    """One round: the best stump as a tree, its values times ``rate``. ``steps`` ``(d, 256)`` is the sum of the stumps so far by feature and bin
+def stump(reach: Reach, rules: Rules, positive, weight, gradient, hessian, steps, worst, score, columns, rate, close,
+          refinements):  # pragma: no cover - compiled  # fmt: skip
+    """One round: the best stump as a tree, its values times ``rate``. ``gradient`` and ``hessian`` ``(n,)`` belong to ``score``. ``steps`` ``(d, 256)`` is the sum of the stumps so far by feature and bin
     (255 = missing), ``worst`` ``(d, n)`` each row's worst step of each feature and ``score`` ``(n,)`` its sum; all three are brought up to date."""
     n = len(positive)
-    gradient, hessian = np.empty(n), np.empty(n)
     total, mass = 0.0, 0.0
     for i in range(n):
-        p = 1.0 / (1.0 + np.exp(-score[i]))
-        gradient[i], hessian[i] = (p - (1.0 if positive[i] else 0.0)) * weight[i], max(p * (1.0 - p), 1e-16) * weight[i]
         total += gradient[i]
         mass += hessian[i]
     sums, best, chosen = np.empty((5, 256, 4)), np.zeros(5), -1
