@@ -4,9 +4,9 @@ Threads that share a layer wait for one another at its end, awake. Where the lay
 before it takes a core back, a single busy neighbour makes every layer wait for it, and a small net gains little from a second thread even alone.
 The number follows from the net and nothing else, so that what is computed does not depend on who else is using the machine.
 
->>> from carbide.models.nets import small_mlp
->>> multiplications(small_mlp(inputs=8, classes=2, width=10), torch.zeros(3, 8))
-100
+>>> from carbide.models.nets import small_cnn
+>>> multiplications(small_cnn(), torch.zeros(3, 1, 8, 8))
+445696
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SMALL = 1_000_000  # multiplications a row up to which one thread takes the net
 
 
 def multiplications(module: nn.Module, x: Tensor) -> int:
-    """The multiplications a row of a pass of ``x`` ``(n, *shape)`` through layers that hold a weight; at least one a parameter, of more than ``SMALL`` no
-    others are counted.
+    """The multiplications a row of a pass of ``x`` ``(n, *shape)`` through layers that hold a weight, and at least as many as there are parameters.
 
-    The pass is one in inference mode; the module's mode, gradients and torch's random state stay as they are.
+    The pass is one in inference mode, and left out where there are more than ``SMALL`` parameters; the module's mode, gradients and torch's
+    random state stay as they are.
     """
     parameters, counts = sum(p.numel() for p in module.parameters()), [0]
     if parameters > SMALL:

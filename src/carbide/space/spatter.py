@@ -85,5 +85,6 @@ def edges(grey: Array) -> Array:
     one = np.where(flat, beside(0, -1), np.where(tall, beside(-1, 0), np.where(falling, beside(-1, -1), beside(-1, 1))))
     two = np.where(flat, beside(0, 1), np.where(tall, beside(1, 0), np.where(falling, beside(1, 1), beside(1, -1))))
     ridge = (size > WEAK) & (size > one) & np.where(flat | tall, size >= two, size > two)  # of two equal neighbours on an axis one is kept
-    parts, _ = label(ridge, structure=np.ones((3, 3)))
+    parts = np.empty(ridge.shape, np.int32)
+    label(ridge, structure=np.ones((3, 3)), output=parts)
     return ridge & np.isin(parts, parts[ridge & (size > STRONG)])
