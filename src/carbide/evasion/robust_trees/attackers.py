@@ -98,7 +98,7 @@ class Box:
         still = not (up.any() or down.any()) or not moves.any()
         never = np.where((up == 0) & (down == 0) | still, np.inf, 0.0)
 
-        def ends(v: Array, f: int) -> list[Array]:  # a value outside its bounds stays where it is; others do not leave them
+        def ends(v: Array, f: Any) -> list[Array]:  # a value outside its bounds stays where it is; others do not leave them
             return [np.maximum(v - down[f], np.minimum(lower[f], v)), np.minimum(v + up[f], np.maximum(upper[f], v))]
 
         step, moving = every(n, 1 if still else 3), np.flatnonzero(moves)

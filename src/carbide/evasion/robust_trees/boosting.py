@@ -66,7 +66,7 @@ class RobustBoostingClassifier(RobustTrees):
         least, columns = max(self.min_child_weight, 1e-9), columns_drawn(self.max_features, len(reach.count))
         asked = rules(kind=NEWTON, depth=self.max_depth, ridge=self.reg_lambda, least=least, gain=self.min_gain, features=columns)
         prior = float(np.clip(logit(weight[positive].sum() / weight.sum()), -10, 10))
-        score, derivatives = np.full(len(positive), prior), np.empty((2, len(positive)))
+        score, derivatives = np.full(len(positive), prior), (np.empty(len(positive)), np.empty(len(positive)))
         slopes(score, positive, weight, *derivatives)
         rounds = self._stumps if self.max_depth == 1 and not reach.priced else self._trees
         trees, losses = [], []
@@ -77,8 +77,10 @@ class RobustBoostingClassifier(RobustTrees):
         self.robust_loss_ = np.array(losses)
         return trees
 
-    def _trees(self, reach: Reach, asked: Rules, positive: Array, weight: Array, score: Array, derivatives: Array, seed: int) -> Iterator[Tree]:
-        """The trees round by round; ``score`` ``(n,)`` is kept up to date, its ``derivatives`` ``(2, n)`` are brought up to date between rounds."""
+    def _trees(
+        self, reach: Reach, asked: Rules, positive: Array, weight: Array, score: Array, derivatives: tuple[Array, Array], seed: int
+    ) -> Iterator[Tree]:
+        """The trees round by round; ``score`` ``(n,)`` is kept up to date, its ``derivatives`` are brought up to date between rounds."""
         n = len(positive)
         start, columns = np.arange(n, dtype=np.int32), np.arange(len(reach.count))
         with Threads() as threads:
@@ -91,7 +93,9 @@ class RobustBoostingClassifier(RobustTrees):
                 add_worst_(score, value, leaf, worst, self.learning_rate)
                 yield tree._replace(value=self.learning_rate * value)
 
-    def _stumps(self, reach: Reach, asked: Rules, positive: Array, weight: Array, score: Array, derivatives: Array, seed: int) -> Iterator[Tree]:
+    def _stumps(
+        self, reach: Reach, asked: Rules, positive: Array, weight: Array, score: Array, derivatives: tuple[Array, Array], seed: int
+    ) -> Iterator[Tree]:
         """The same for stumps against a box, by their exact worst case."""
         rng, d = np.random.default_rng(seed), len(reach.count)
         steps, worst = np.zeros((d, 256)), np.zeros((d, len(positive)))

@@ -429,7 +429,7 @@ class Grower:
                 self.threads.share(partial(advance, why), len(columns))
         used, written = self.state.at[USED], self.state.at[WRITTEN]
         nodes = [part[:used].copy() for part in self.tree[:7]]
-        return Tree(*nodes, self.state.rows[:written].copy(), self.state.leaves[:written].copy())
+        return Tree(*nodes, *(part[:written].copy() for part in (self.state.rows, self.state.leaves)))
 
     def _widen(self) -> None:
         """Twice the room for moving rows and for pairs of rows and leaves."""

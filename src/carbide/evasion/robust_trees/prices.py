@@ -5,13 +5,12 @@ What a feature costs is gathered once a feature (``Lane``): passing a whole ``Re
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from carbide.evasion.robust_trees.attackers import Reach
 from carbide.evasion.robust_trees.threads import inner
-from carbide.types import Array
 
 SLACK = 1e-9
 
@@ -19,17 +18,17 @@ SLACK = 1e-9
 class Lane(NamedTuple):
     """One feature of a ``Reach``: its ``cuts`` ``(c,)``, ``count`` of them used; prices, step, bounds; ``matrix`` ``(s, s)`` where ``tabled``."""
 
-    cuts: Array
-    count: int
-    up: float
-    down: float
-    fixed: float
-    step: float
-    lower: float
-    upper: float
-    tabled: bool
-    matrix: Array
-    first: float
+    cuts: Any
+    count: Any
+    up: Any
+    down: Any
+    fixed: Any
+    step: Any
+    lower: Any
+    upper: Any
+    tabled: Any
+    matrix: Any
+    first: Any
 
 
 @inner

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from typing import Any, Self
 
 from numba import config, njit
 
-# Functions that compiled code alone calls: what Python would need to call them takes longer to compile than they do.
-inner = njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+WRAPPERLESS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inner: Any = njit(cache=True, nogil=True, **WRAPPERLESS)  # of functions that compiled code alone calls
 
 
 class Threads:
