@@ -1,5 +1,6 @@
 """The judge: known leaks are measured, blind models are cleared, cheats and broken promises are caught."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 from scipy.stats import norm
 
 import carbide.privacy.judge as judge
+from carbide.privacy.audit.entropy import Entropy
+from carbide.privacy.audit.label_only import LabelOnly
 from carbide.privacy.audit.lira import Lira
 from carbide.privacy.audit.loss_threshold import LossThreshold
 from carbide.privacy.judge import audit, metric_at, verify
@@ -219,3 +222,29 @@ def test_statements_are_found_through_models_and_not_through_recipes():
     assert privacy_of(Around(object())) is None
     assert stated_by(private) is promise
     assert stated_by(Around(private)) is None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Charged:
+    """A model that writes down every row that it is asked about."""
+
+    model: object
+    asked: list
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def predict(self, x):
+        self.asked.extend(row.tobytes() for row in x)
+        return self.model.predict(x)
+
+
+def test_the_given_model_is_asked_about_each_record_once():
+    plain = case(Remembers(gain=2.0), n=60)
+    charged = replace(plain, model=Charged(model=plain.model, asked=[]))
+    methods = {**BOTH, "entropy": Entropy(), "label_only": LabelOnly(shadows=8, copies=1)}
+    section = audit(charged, T, methods)
+    counts = Counter(charged.model.asked)
+    records = {row.tobytes() for part in (plain.data.train, plain.data.test) for row in part.x}
+    assert {counts[row] for row in records} == {2}  # once for the answers, once by the attack that asks about copies, the row first
+    assert found(section, "membership AUC of this model", "lira") == found(audit(plain, T, methods), "membership AUC of this model", "lira")

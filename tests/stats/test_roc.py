@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from carbide.stats.roc import auc, enough, roc, roc_intervals, tpr_at_fpr, tpr_curve
+from carbide.stats.roc import auc, enough, roc, roc_intervals, tpr_at_fpr, tpr_curve, tpr_gain_interval
 
 small = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40).filter(lambda rows: len({m for _, m in rows}) == 2)
 
@@ -147,3 +147,29 @@ def test_rates_outside_are_refused():
         tpr_at_fpr(np.array([1.0, 2.0]), np.array([True, False]), 2)
     with pytest.raises(ValueError, match="axes"):
         roc_intervals(np.zeros(3), np.array([True, False, True]), (), np.random.default_rng(0))
+
+
+def test_paired_gain_is_the_difference_of_draws_of_the_same_targets_and_records():
+    rng = np.random.default_rng(5)
+    members = rng.random((6, 80)) < 0.5
+    one, two = rng.normal(size=(2, 6, 80)) + members * np.array([1.5, 0.5])[:, None, None]
+    found = tpr_gain_interval(one, two, members, 0.1, np.random.default_rng(3), draws=60)
+    draw, gains = np.random.default_rng(int(np.random.default_rng(3).integers(2**63))), []
+    for _ in range(60):
+        t, r = draw.integers(6, size=6), draw.integers(80, size=80)
+        cells = np.ix_(t, r)
+        gains.append(tpr_at_fpr(one[cells], members[cells], 0.1) - tpr_at_fpr(two[cells], members[cells], 0.1))
+    assert [found.low, found.high] == pytest.approx(np.percentile(gains, [2.5, 97.5]).tolist())
+
+
+def test_paired_gain_decides_what_two_intervals_leave_open():
+    rng = np.random.default_rng(6)
+    members = rng.random((8, 300)) < 0.5
+    strength = rng.exponential(1.5, 300)  # records differ much, alike for both sides
+    noise = rng.normal(size=(8, 300))
+    one, two = noise + 1.1 * strength * members, noise + 0.9 * strength * members
+    apart = [roc_intervals(s, members, (0.05,), np.random.default_rng(0)).tpr[0] for s in (one, two)]
+    assert apart[0].low < apart[1].high
+    assert tpr_gain_interval(one, two, members, 0.05, np.random.default_rng(0)).low > 0
+    same = tpr_gain_interval(one, one * 2, members, 0.05, np.random.default_rng(0))
+    assert (same.low, same.high) == (0.0, 0.0)

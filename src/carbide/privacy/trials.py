@@ -28,7 +28,8 @@ class Game:
     """The records that are asked about, which of them the given model holds (``inside`` ``(n,)``), and the shadow models.
 
     ``mixed`` are the same shadow models with memberships drawn anew. Both are None without a recipe. ``wanted`` is what
-    the methods ask of every model besides, and ``twice`` counts rows that were given to train and to test.
+    the methods ask of every model besides, and ``twice`` counts rows that were given to train and to test. ``told`` keeps what the
+    given model said, so that one behind an endpoint is asked about each record once, however many methods want to know.
     """
 
     records: Dataset
@@ -37,6 +38,7 @@ class Game:
     mixed: Shadows | None = None
     wanted: Wanted = field(default_factory=Wanted)
     twice: int = 0
+    told: dict[str, Array] = field(default_factory=dict, repr=False)
 
     @property
     def folds(self) -> int:
@@ -159,12 +161,14 @@ def play(name: str, method: Method, case: Case, game: Game) -> Trial:
 
 
 def _own(case: Case, method: Method, game: Game) -> Model:
-    """The given model; where the method has a probe, as a recorded one that was asked what every shadow model was asked."""
-    if not isinstance(method, Prober):
+    """The given model; with shadow models or a probe, as a recorded one that was asked once what every shadow model was asked."""
+    if game.shadows is None and not isinstance(method, Prober):
         return case.model
-    told = ask(case.model, game.records, game.wanted, case.seed)
-    probes = {name: told[f"probe {name}"] for name in game.wanted.probes}
-    return Recorded(records=game.records, answers=told["answers"], probes=probes, apart=game.wanted.apart, apart_answers=told.get("apart"))
+    if not game.told:
+        game.told.update(ask(case.model, game.records, game.wanted, case.seed))
+    probes = {name: game.told[f"probe {name}"] for name in game.wanted.probes}
+    return Recorded(records=game.records, answers=game.told["answers"], probes=probes, apart=game.wanted.apart, apart_answers=game.told.get("apart"),
+                    threshold=case.model.threshold, access=case.model.access)  # fmt: skip
 
 
 def _references(game: Game) -> Shadows | None:

@@ -106,6 +106,28 @@ def roc_intervals(scores: Array, members: Array, fprs: Sequence[float], rng: Rng
     Raises:
         ValueError: as ``roc``, or if the arrays do not have two axes.
     """
+    values = _resampled(scores, members, fprs, rng, draws, among)
+    pairs = [_middle(column, confidence) for column in values.T]
+    return RocIntervals(auc=pairs[0], tpr=tuple(pairs[1:]))
+
+
+def tpr_gain_interval(scores: Array, others: Array, members: Array, fpr: float, rng: Rng, *, confidence: float = 0.95, draws: int = 500) -> Interval:
+    """Percentile interval of the true-positive rate of ``scores`` at ``fpr`` less that of ``others``, by the bootstrap of ``roc_intervals``.
+
+    Both are ``(targets, records)`` and about the same cells, and each draw takes the same targets and records for both: what makes
+    a record or a target hard for the two of them alike falls out of the difference, so that it is decided with far fewer targets
+    than two intervals apart would need.
+
+    Raises:
+        ValueError: as ``roc_intervals``.
+    """
+    seed = int(rng.integers(2**63))
+    one, two = (_resampled(s, members, (fpr,), np.random.default_rng(seed), draws, None)[:, 1] for s in (scores, others))
+    return _middle(one - two, confidence)
+
+
+def _resampled(scores: Array, members: Array, fprs: Sequence[float], rng: Rng, draws: int, among: Array | None) -> Array:
+    """The area and the true-positive rates ``(draws, 1 + rates)`` where whole targets and records are drawn; NaN where a draw has one side only."""
     if np.ndim(scores) != 2:
         raise ValueError(f"scores has {np.ndim(scores)} axes; give (targets, records)")
     targets, records = scores.shape
@@ -126,10 +148,13 @@ def roc_intervals(scores: Array, members: Array, fprs: Sequence[float], rng: Rng
             fpr, tpr = alarms / alarms[-1], hits / hits[-1]
             values[draw, 0] = _area(fpr, tpr)
             values[draw, 1:] = _at(fpr, tpr, np.array(fprs))
+    return values
+
+
+def _middle(drawn: Array, confidence: float) -> Interval:
     tail = 100 * (1 - confidence) / 2
-    low, high = np.nanpercentile(values, [tail, 100 - tail], axis=0)
-    pairs = [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
-    return RocIntervals(auc=pairs[0], tpr=tuple(pairs[1:]))
+    low, high = np.nanpercentile(drawn, [tail, 100 - tail])
+    return Interval(float(low), float(high))
 
 
 def _order(scores: Array, members: Array) -> tuple[Array, Array]:
