@@ -25,7 +25,7 @@ BATCH = 50  # boxes after which points that these already hold are dropped
 MARGIN = 0.6  # weights are taken from ranges as if features were independent, so they are kept this far below what is allowed
 TRUST = 60  # known rows whose say in a weight equals that of the ranges
 ALONE, OPEN = 2.0, 0.2  # how quickly a heavier box loses its place in the order, and what a box keeps whose surroundings answer alike
-FEWEST = 20  # predicates that are written in any case, blind ones where the answers give too few
+FEWEST = 10  # predicates that are written in any case, blind ones where the answers give too few
 BLIND = 0.05  # of the weight that is allowed, for blind predicates
 SHARES = 24  # sizes that are tried for a blind one
 
@@ -56,8 +56,8 @@ class AnswerBoxes(Method):
         """Predicates that should each weigh at most ``weight``, from ``known`` rows that were not trained on and the model's answers."""
         field = field_of(model, known, rng)
         points, label, surprise = _surprises(field, self.points, rng)
-        found = [_blind(field, FEWEST, BLIND * weight, rng)]
-        scores = [np.zeros(FEWEST)]
+        found = [_blind(field, 4 * FEWEST, BLIND * weight, rng)]
+        scores = [np.zeros(4 * FEWEST)]
         grown = 0
         while len(points) and grown < self.seeds:
             batch = slice(0, min(BATCH, self.seeds - grown))
@@ -69,8 +69,7 @@ class AnswerBoxes(Method):
             grown += len(score)
             rest = len(score) + np.flatnonzero(~boxes.holds(points[len(score) :], label[len(score) :]).any(0))
             points, label, surprise = points[rest], label[rest], surprise[rest]
-        made = _ordered(field, Predicates(*map(np.concatenate, zip(*found, strict=True))), np.concatenate(scores), weight, rng)
-        return made
+        return _ordered(field, Predicates(*map(np.concatenate, zip(*found, strict=True))), np.concatenate(scores), weight, rng)
 
 
 def _surprises(field: Field, count: int, rng: Rng) -> tuple[Array, Array, Array]:
@@ -92,8 +91,7 @@ def _ordered(field: Field, boxes: Predicates, score: Array, weight: float, rng: 
     light = np.flatnonzero((score > 0) & (ranges <= MARGIN * weight) & (likely <= weight))
     score = score * np.exp(-ALONE * ranges / weight)
     made = boxes.take(light[np.argsort(-score[light], kind="stable")]).apart(len(light))
-    short = max(0, FEWEST - len(made.label))
-    return made if not short else made.joined(boxes.take(np.flatnonzero(score == 0)[:short]))
+    return made if len(made.label) >= FEWEST else made.joined(boxes.take(np.flatnonzero(score == 0))).apart(FEWEST)
 
 
 def _blind(field: Field, count: int, weight: float, rng: Rng) -> Predicates:
