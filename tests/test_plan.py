@@ -27,6 +27,7 @@ from carbide.types import (
     PriceTable,
     Queries,
     Reconstruction,
+    SinglingOut,
     Space,
 )  # fmt: skip
 
@@ -55,6 +56,7 @@ def test_threats_read_as_nouns(tmp_path):
     assert ask({"poisoning": {"backdoor": 0.02, "target": 1}}) == Backdoor(fraction=0.02, target=1)
     assert ask({"membership": None}) == Membership()
     assert ask({"attribute": {"feature": "b", "label": False, "bins": 4}}) == AttributeInference(feature="b", label=False, bins=4)
+    assert ask({"singling_out": {"weight": 0.1}}) == SinglingOut(weight=0.1)
     assert ask({"reconstruction": {}}) == Reconstruction()
     assert ask({"reconstruction": {"known": "others"}}) == Reconstruction(known="others")
     assert ask({"extraction": {"queries": 10, "answers": "labels"}}) == Queries(n=10, answers="labels")

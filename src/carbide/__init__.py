@@ -18,7 +18,7 @@ _HOME = {
     "audit": "carbide.api", "harden": "carbide.api", "prove": "carbide.api", "prove_claims": "carbide.api", "prove_property": "carbide.api", "load_model": "carbide.api", "load_data": "carbide.api", "run": "carbide.api",
     "Plan": "carbide.plan", "Report": "carbide.pipeline",
     "Monotone": "carbide.evasion.claims", "NeverFlips": "carbide.evasion.claims",
-    **dict.fromkeys(("Access", "AttributeInference", "Backdoor", "Bracket", "CarbideError", "Certificate", "Corruption", "Dataset", "Decision", "Distortion", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall", "Membership", "OperatingPoint", "Outcome", "Patch", "Poison", "Price", "PriceTable", "PrivacyClaim", "Queries", "Reconstruction", "Space", "Splits", "Threat", "UnsoundError"), "carbide.types"),
+    **dict.fromkeys(("Access", "AttributeInference", "Backdoor", "Bracket", "CarbideError", "Certificate", "Corruption", "Dataset", "Decision", "Distortion", "FeatureBudget", "Finding", "Flips", "InputError", "LpBall", "Membership", "OperatingPoint", "Outcome", "Patch", "Poison", "Price", "PriceTable", "PrivacyClaim", "Queries", "Reconstruction", "SinglingOut", "Space", "Splits", "Threat", "UnsoundError"), "carbide.types"),
 }  # fmt: skip
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "Queries",
     "Reconstruction",
     "Report",
+    "SinglingOut",
     "Space",
     "Splits",
     "Threat",
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
         PrivacyClaim,
         Queries,
         Reconstruction,
+        SinglingOut,
         Space,
         Splits,
         Threat,

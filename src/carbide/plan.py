@@ -43,12 +43,13 @@ from carbide.types import (
     PrivacyClaim,
     Queries,
     Reconstruction,
+    SinglingOut,
     Space,
     Threat,
 )  # fmt: skip
 
 NORMS = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
-ALIASES = {"membership": "privacy", "attribute": "privacy", "reconstruction": "privacy"}
+ALIASES = {"membership": "privacy", "attribute": "privacy", "reconstruction": "privacy", "singling_out": "privacy"}
 KINDS = {
     "ball": ("norm", "eps", "target"),
     "prices": ("money", "prices"),
@@ -63,6 +64,7 @@ THREAT_KEYS = {
     "extraction": ("queries", "answers"),
     "attribute": ("feature", "label", "bins"),
     "reconstruction": ("known",),
+    "singling_out": ("weight",),
 }  # of rooms, and of aliases that are threats of their own
 PROPERTY_KEYS = {"monotone": ("monotone", "direction"), "never_flips": ("never_flips", "money", "prices", "about")}
 PROPERTY_COMMON = ("name", "boxes", "seconds")
@@ -407,6 +409,10 @@ def _reconstruction(own: dict[str, Any], space: Space, base: Path, prices: Price
     return Reconstruction(known=str(own.get("known", "nothing")))
 
 
+def _singling_out(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:
+    return SinglingOut(weight=number(own.get("weight", 1.0), "weight"))
+
+
 def _extraction(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:
     queries = own.get("queries", 1000)
     if not isinstance(queries, int) or isinstance(queries, bool):
@@ -415,7 +421,7 @@ def _extraction(own: dict[str, Any], space: Space, base: Path, prices: PriceTabl
 
 
 _MAKERS = {"evasion": _evasion, "poisoning": _poisoning, "privacy": _privacy, "extraction": _extraction, "attribute": _attribute,
-           "reconstruction": _reconstruction}  # fmt: skip
+           "reconstruction": _reconstruction, "singling_out": _singling_out}  # fmt: skip
 
 
 def plan_schema() -> dict[str, Any]:

@@ -31,6 +31,7 @@ SLOTS: dict[tuple[str, str], tuple[tuple[str, ...], ...]] = {
         ("pilot", "dataset", "threat", "rng"),
         ("model", "puzzle", "threat", "rng"),
         ("model", "others", "threat", "rng"),
+        ("model", "known", "weight", "rng"),
     ),
     ("extraction", "audit"): (("oracle", "pool", "threat", "rng"),),
     **{(room, "harden"): (("recipe", "threat"), ("model", "dataset", "rng")) for room in ROOMS},

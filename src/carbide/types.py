@@ -580,6 +580,24 @@ class Reconstruction(Threat):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SinglingOut(Threat):
+    """An attacker who writes predicates that hold of exactly one training row.
+
+    A predicate's weight is the share of the population that it holds of; allowed is ``weight`` (above 0, at most 1) of one in n training rows.
+    """
+
+    room: ClassVar[str] = "privacy"
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= 1:
+            raise InputError(f"weight is {self.weight!r}; give a share of one in n rows, above 0 and at most 1, e.g. 0.1")
+
+    def words(self) -> str:
+        return "singling out training rows" + ("" if self.weight == 1 else f" by predicates of weight up to {self.weight:g} of 1 in n")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Queries(Threat):
     """An attacker who copies the model with at most ``n`` queries that are answered with ``answers``.
 

@@ -32,6 +32,7 @@ from carbide.types import (
     PrivacyClaim,
     Queries,
     Reconstruction,
+    SinglingOut,
     Space,
     Splits,
     Threat,
@@ -93,9 +94,11 @@ def images(n: int, seed: int, side: int = 6) -> Dataset:
 
 @functools.cache
 def splits(kind: str, noise: float = 0.0) -> Splits:
-    """240 training, 120 validation and 160 test rows of one kind (1,600 training rows for ``many``, images of 16 x 16 for ``large images``)."""
+    """240 training, 120 validation and 160 test rows of one kind (1,600 training rows for ``many``, 400, 600 and 400 rows for ``crowd``, images of 16 x 16 for ``large images``)."""
     if kind == "many":
         return Splits(train=table(1600, 1), validation=table(400, 2), test=table(160, 3))
+    if kind == "crowd":
+        return Splits(train=table(400, 1, noise=noise), validation=table(600, 2, noise=noise), test=table(400, 3, noise=noise))
     if kind == "large images":
         return Splits(train=images(240, 1, 16), validation=images(120, 2, 16), test=images(160, 3, 16))
     make = (lambda n, seed: table(n, seed, noise=noise)) if kind == "table" else images
@@ -161,10 +164,11 @@ def worlds(threat: type[Threat]) -> list[World]:
 @functools.cache
 def _all() -> tuple[World, ...]:
     tables, pictures, noisy = splits("table"), splits("images"), splits("table", 0.15)
-    many = splits("many")
+    many, crowd = splits("many"), splits("crowd", 0.15)
     fit = lambda recipe, data: recipe.fit(data.train, np.random.default_rng(0))  # noqa: E731
     forest, stump = tree_recipe(), EstimatorRecipe(estimator=DecisionTreeClassifier(max_depth=3))
     deep = tree_recipe(max_depth=None, n_estimators=20)
+    full = EstimatorRecipe(estimator=DecisionTreeClassifier(random_state=0))
     linear = EstimatorRecipe(estimator=LogisticRegression())
     exact = EstimatorRecipe(estimator=LogisticRegression(tol=1e-10))
     boosted = EstimatorRecipe(estimator=GradientBoostingClassifier(n_estimators=10))
@@ -200,6 +204,7 @@ def _all() -> tuple[World, ...]:
         World(name="overfit forest, attribute", case=Case(model=fit(deep, noisy), data=noisy, recipe=deep), threat=AttributeInference(feature="b", bins=2)),
         World(name="linear, missing row", case=Case(model=fit(exact, noisy), data=noisy, recipe=exact), threat=Reconstruction(known="others")),
         World(name="linear torch images, classes", case=Case(model=linear_torch(pictures), data=pictures), threat=Reconstruction()),
+        World(name="full tree, singling out", case=Case(model=fit(full, crowd), data=crowd, recipe=full), threat=SinglingOut()),
         World(name="linear, queries", case=Case(model=fit(linear, tables), data=tables, recipe=linear), threat=Queries(n=100)),
         claim_world("sound claim", 20.0), claim_world("broken claim", 0.0),
     ]  # fmt: skip

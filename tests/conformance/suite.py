@@ -28,6 +28,7 @@ from carbide.types import (
     Poison,
     PrivacyClaim,
     Reconstruction,
+    SinglingOut,
     decide,
     rng_for,
 )
@@ -249,6 +250,19 @@ def check_reconstruction(method: Method, world: World) -> None:
     assert (case.model.predict(x).argmax(1) == y).all(), "its inputs are of other classes"
 
 
+def check_singling(method: Method, world: World) -> None:
+    """Training rows of a model that remembers are isolated oftener than chance and other rows, and it repeats."""
+    from carbide.privacy.singling import CONTROL, GAIN, SHARE, audit
+
+    first, again = (audit(world.case, SinglingOut(), {"tried": method}) for _ in range(2))
+    assert first.findings, f"the judge refused it: {first.skipped}"
+    assert first.findings == again.findings, "the same seed gives other findings"
+    found = {f.metric: f for f in first.findings}
+    assert found[SHARE].headline
+    assert found[GAIN].low > 0, f"it singles out nobody whom the model remembers: {found[SHARE].value:.0%}"
+    assert found[CONTROL].value < found[SHARE].low, "it isolates rows that were not trained on"
+
+
 def check_claim(method: Method, world: World) -> None:
     """It refutes a claim without any noise behind it, leaves a sound one standing, and repeats."""
     from carbide.privacy.claims import examine
@@ -359,6 +373,8 @@ def check_behaviour(room: str, verb: str, form: str, method: Method) -> int:
                 check_attribute(method, world)
             elif isinstance(world.threat, Reconstruction):
                 check_reconstruction(method, world)
+            elif isinstance(world.threat, SinglingOut):
+                check_singling(method, world)
             elif isinstance(world.threat, PrivacyClaim):
                 check_claim(method, world)
             elif verb == "audit":

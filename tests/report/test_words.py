@@ -29,6 +29,7 @@ from carbide.types import (
     Queries,
     Reconstruction,
     Section,
+    SinglingOut,
     Skip,
     Threat,
 )
@@ -52,6 +53,7 @@ THREATS: dict[Threat, str] = {
     AttributeInference(feature="hiv", label=False): "Someone who wants to know 'hiv' of people in the training data whose labels are not known",
     Reconstruction(): "Someone who has the model and wants to see training data",
     Reconstruction(known="others"): "Someone who has the model and all training data but one row",
+    SinglingOut(): "Someone who wants to describe exactly one training row",
     Queries(n=10000, answers="labels"): "A thief who may ask 10,000 questions, answered with labels,",
 }
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from carbide.privacy import attributes, claims, reconstructions
+from carbide.privacy import attributes, claims, reconstructions, singling
 from carbide.privacy._pictures import at_risk, group_figure, risk_figure, roc_figure
 from carbide.privacy._reading import apart, by_group, groups_of
 from carbide.privacy.statement import privacy_of, stated_by
@@ -37,6 +37,7 @@ from carbide.types import (
     PrivacyClaim,
     Reconstruction,
     Section,
+    SinglingOut,
     Skip,
     Threat,
     UnsoundError,
@@ -51,6 +52,7 @@ _OTHERS: Mapping[type[Threat], Any] = {
     PrivacyClaim: claims,
     AttributeInference: attributes,
     Reconstruction: reconstructions,
+    SinglingOut: singling,
 }  # judges of the room's other threats
 DOUBT = 0.999  # confidence at which a control or a bound counts as broken
 WIDER = 3.290527 / 1.959964  # how much wider than at 0.95 a normal interval is at that confidence

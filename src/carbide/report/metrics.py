@@ -93,6 +93,11 @@ METRICS: Mapping[str, Metric] = {m.key: m for m in (
            meaning="share of training rows that somebody who has the model and all other rows rebuilds more closely than any of those is"),
     Metric(key="reconstruction_auc", name="reconstruction AUC", good=-1, room="privacy", chance=0.5, green=0.55, red=0.65,
            meaning="how often a training row is nearer to what the attacker rebuilt of its class than a row that was not trained on; guessing gives 0.5"),
+    Metric(key="rows_singled_out", name="rows singled out", good=-1, room="privacy", green=0.1, red=0.3,
+           meaning="how many of the predicates that an attacker writes from the model's answers hold of exactly one training row; "
+                   "those that owe nothing to the training rows do so by chance, which stands beside it"),
+    Metric(key="singling_out_gain", name="singling out beyond chance", good=-1, room="privacy", chance=0.0, green=0.05, red=0.2,
+           meaning="how much oftener an attacker's predicate holds of exactly one training row than one of the same weight that owes nothing to them"),
     Metric(key="fidelity", name="fidelity", good=-1, room="extraction", green=0.8, red=0.9,
            meaning="how often the thief's copy answers as the model does"),
     Metric(key="thief_accuracy", name="thief accuracy", good=-1, room="extraction", clean="accuracy", green=0.9, red=0.97,

@@ -47,6 +47,7 @@ _ATTACKERS: tuple[tuple[str, str], ...] = (
     (r"guessing '(.+)' of people in the training set(.*)", r"Someone who wants to know '\1' of people in the training data\2"),
     (r"rebuilding training rows from the model", r"Someone who has the model and wants to see training data"),
     (r"rebuilding training rows from the model and all other training rows", r"Someone who has the model and all training data but one row"),
+    (r"singling out training rows(.*)", r"Someone who wants to describe exactly one training row\1"),
     (r"copying the model with (\S+) queries answered by (\S+)", r"A thief who may ask \1 questions, answered with \2,"),
 )
 
@@ -96,6 +97,8 @@ _EFFECTS: Mapping[str, Callable[[str, str], str]] = {
     "attribute_gain": lambda share, rows: f"is right about {share} more than without the model",
     "rows_reconstructed": lambda share, rows: f"rebuilds {share} rows more closely than any other row is",
     "reconstruction_auc": lambda share, rows: f"rebuilds what is nearer to training data than to other data {share} times",
+    "rows_singled_out": lambda share, rows: f"succeeds with {share} predicates",
+    "singling_out_gain": lambda share, rows: f"succeeds with {share} predicates more than by chance",
     "fidelity": lambda share, rows: f"gets a copy that answers like the model on {share} inputs",
     "thief_accuracy": lambda share, rows: f"gets a copy that is right on {share} inputs",
 }
