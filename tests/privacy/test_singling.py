@@ -200,7 +200,7 @@ def test_intervals_hold_what_they_claim():
     rng = np.random.default_rng(3)
     n, m, k, weight = 300, 500, 40, 0.0012
     truth = {SHARE: binom.pmf(1, n, weight), CHANCE: chance(weight, n), WEIGHT: n * weight, GAIN: 0.0}
-    inside = {metric: 0 for metric in truth}
+    inside = dict.fromkeys(truth, 0)
     draws = 400
     for _ in range(draws):
         shares = np.append(np.full(k, weight), 1 - k * weight)
@@ -273,7 +273,7 @@ def test_refusals_in_words():
 
 
 def test_from_python_to_the_page_and_the_gate(tmp_path):
-    data = rows(1000, 5)
+    data = rows(1500, 5)
     report = carbide.audit(None, (data.x, data.y), threats=[SinglingOut()], recipe=DecisionTreeClassifier(random_state=0), quiet=True, out=tmp_path,
                            gate={"singling_out_gain": "<= 0"}, workers=1)  # fmt: skip
     assert not report.passed
