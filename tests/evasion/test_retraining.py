@@ -76,11 +76,20 @@ def test_bags_are_the_average_of_models_with_other_draws():
     best = hardened.best(train, seed)
     pool = hardened.pool(best, train, seed)
     alone = [room._bag(room._Bag(recipe=hardened, best=best, pool=pool, dataset=train, seed=seed, number=i)) for i in range(3)]
-    margins = [m.ensemble.margins(x)[:, 0] for m in alone]
+    margins = [m.ensemble.margins(x)[:, 0] + share for m, share in alone]
+    assert all(share < 0 for _, share in alone)
     assert all(np.abs(margins[0] - m).max() > 1e-3 for m in margins[1:])
     np.testing.assert_allclose(model.ensemble.margins(x)[:, 0], np.mean(margins, 0), atol=1e-5)
-    assert model.ensemble.trees == 3 * alone[0].ensemble.trees
+    assert model.ensemble.trees == 3 * alone[0][0].ensemble.trees
     np.testing.assert_array_equal(model.predict(x), recipe(bags=3, rounds=0).fit(train, rng_for(0, "train")).predict(x))
+
+
+def test_bags_leave_the_odds_as_one_model_has_them():
+    train, test = payments(3000, 8), payments(3000, 9)
+    options = {"rounds": 0, "copies": 4, "weight": 2.0, "margin": 0.5}  # 1.35 rows of class 1 for 2.55 honest ones, so thinned to half
+    one, bags = (recipe(bags=b, **options).fit(train, rng_for(0, "train")).predict(test.x)[:, 1] for b in (1, 6))
+    assert abs(bags.mean() - one.mean()) < 0.01
+    assert ((bags >= 0.5) != (one >= 0.5)).mean() < 0.02
 
 
 @pytest.mark.parametrize(("weight", "honest"), [(1.0, None), (15.0, 0.7)])
@@ -94,7 +103,7 @@ def test_a_bag_holds_every_fraud_and_as_many_honest_rows_up_to_a_share(weight, h
             return SimpleNamespace()
 
     work = recipe(copies=30, weight=weight)
-    best = SimpleNamespace(recipe=Spy())
+    best = SimpleNamespace(recipe=Spy(), model=SimpleNamespace(estimator=XGBClassifier()))
     for number in (0, 1):
         room._bag(room._Bag(recipe=work, best=best, pool=np.zeros((0, 4)), dataset=train, seed=0, number=number))  # type: ignore[arg-type]
     frauds = int(train.y.sum())
@@ -105,6 +114,10 @@ def test_a_bag_holds_every_fraud_and_as_many_honest_rows_up_to_a_share(weight, h
         assert (bag.y[~real] == 1).all()
         expected = (bag.y == 1).sum() if honest is None else np.ceil(honest * (train.y == 0).sum())
         assert (bag.y == 0).sum() == expected
+    best.model.estimator = RandomForestClassifier()
+    _, share = room._bag(room._Bag(recipe=work, best=best, pool=np.zeros((0, 4)), dataset=train, seed=0, number=2))  # type: ignore[arg-type]
+    assert (seen.pop().y == 0).sum() == (train.y == 0).sum()  # a forest gets them all
+    assert share == 0
     first, second = ({*bag.ids[bag.y == 0]} for bag in seen)
     assert first != second
 

@@ -66,6 +66,19 @@ def test_a_stored_average_answers_the_same_bytes(name):
     assert again.digest() == model.digest()
 
 
+@pytest.mark.parametrize("shift", [-2.5, 0.7])
+@pytest.mark.parametrize("name", ["xgboost", "xgboost forests", "lightgbm"])
+def test_a_shift_moves_the_margin_of_class_one(name, shift):
+    models, (x, _) = fitted(name, 2), data(2)
+    plain, moved = (ensemble_of(averaged(models, shift=s)).margins(x)[:, 0] for s in (0.0, shift))
+    np.testing.assert_allclose(moved - plain, shift, atol=2e-6)
+    forest = fitted("random forest", 2)
+    with pytest.raises(InputError, match="RandomForestClassifier with 2 classes cannot be shifted"):
+        averaged(forest, shift=shift)
+    with pytest.raises(InputError, match="with 3 classes cannot be shifted"):
+        averaged(fitted(name, 3), shift=shift)
+
+
 def test_one_model_is_its_own_average():
     for name in MAKERS:
         (model,), (x, _) = fitted(name, 2, 1), data(2)

@@ -17,7 +17,7 @@ import numpy as np
 
 from carbide.evasion._blind import BlindRecipe, constrained, one_way
 from carbide.evasion._tree_search import search
-from carbide.models.trees.averaging import averaged, can_average
+from carbide.models.trees.averaging import averaged, can_average, has_margins
 from carbide.run import spread
 from carbide.space.membership import inside
 from carbide.space.prices import as_mapping, cost, matrices, price_arrays
@@ -28,7 +28,7 @@ from carbide.types import Array, Dataset, FeatureBudget, InputError, Model, Pric
 LEAST = 10  # frauds that training and the rows set aside each need
 DRAWS = 12  # ways to spend the money that are drawn for a row until one is possible
 BAGS = 8  # models that are averaged where nothing else is asked for
-MOST = 0.7  # share of the honest rows that a bag trains on at most
+MOST = 0.7  # share of the honest rows that a bag of boosted trees trains on at most; forests draw rows themselves
 FREE = 0.4  # share of the one-way features that a random spender uses
 
 
@@ -172,15 +172,24 @@ class _Bag:
     number: int
 
 
-def _bag(work: _Bag) -> Model:
-    """The best trial trained on all frauds, a pool with random spenders of its own, and as many honest rows, but at most a share of them."""
+def _bag(work: _Bag) -> tuple[Model, float]:
+    """The best trial trained on all frauds, a pool with random spenders of its own, and as many honest rows, but at most a share of them.
+
+    Returned with the log of the share: odds are so much too high on the whole. The probabilities of forests could not be mended, so they get all rows.
+    """
     data, rng = work.dataset, np.random.default_rng([work.seed, 3, work.number])
     frauds, honest = np.flatnonzero(data.y == 1), np.flatnonzero(data.y == 0)
     pool = np.concatenate([work.pool, work.recipe.drawn(data, rng)])
     seed = int(rng.integers(2**62))
     fraudulent = work.recipe.enlarged(data.take(frauds), pool, seed)
-    drawn = rng.permutation(honest)[: min(len(fraudulent), math.ceil(MOST * len(honest)))]
-    return work.best.recipe.fit(joined_rows(data.take(np.sort(drawn)), fraudulent), np.random.default_rng(seed))
+    wanted = min(len(fraudulent), math.ceil(MOST * len(honest))) if has_margins(_estimator(work.best.model)) else len(honest)
+    drawn = rng.permutation(honest)[:wanted]
+    model = work.best.recipe.fit(joined_rows(data.take(np.sort(drawn)), fraudulent), np.random.default_rng(seed))
+    return model, math.log(wanted / len(honest))
+
+
+def _estimator(model: Model) -> Any:
+    return getattr(model, "estimator", model)
 
 
 def joined_rows(one: Dataset, other: Dataset) -> Dataset:
@@ -195,7 +204,7 @@ def bags_of(asked: int | None, model: Model) -> int:
     Raises:
         InputError: if more than one is asked for and they cannot be.
     """
-    estimator = getattr(model, "estimator", model)
+    estimator = _estimator(model)
     able = can_average(estimator)
     if not able and (asked or 1) > 1:
         raise InputError(f"retraining: bags average XGBoost's trees (gbtree), LightGBM's or a scikit-learn forest's, but the recipe trains a "
@@ -203,9 +212,10 @@ def bags_of(asked: int | None, model: Model) -> int:
     return asked or (BAGS if able else 1)
 
 
-def _joined(models: Sequence[Any]) -> Model:
-    """One model that answers the average."""
-    return replace(models[0], estimator=averaged([m.estimator for m in models]))
+def _joined(bags: Sequence[tuple[Any, float]]) -> Model:
+    """One model that answers the average, with odds as if the honest rows had not been thinned out."""
+    models, shares = zip(*bags, strict=True)
+    return replace(models[0], estimator=averaged([m.estimator for m in models], shift=float(np.mean(shares))))
 
 
 def _rounds(work: _Setting) -> list[Trial]:

@@ -34,7 +34,8 @@ class Retraining(Method):
     ``false_positive_rate``; ``holdout``: the last share of the training rows, in their order, by which is chosen;
     ``bags``: how many models are averaged into one of as many times the trees (8 unless said otherwise, where the recipe trains XGBoost,
     LightGBM or a forest of scikit-learn, else 1), each trained on all frauds, random spenders of its own and at most as many honest rows
-    (balanced bags, Chen, Liaw, Breiman 2004): more is caught and dearer to free than by one model, and answers take longer.
+    (balanced bags, Chen, Liaw, Breiman 2004; the odds are brought back; forests get all honest rows): more is caught and dearer to free than
+    by one model, and answers take longer.
     """
 
     rounds: int = 2

@@ -40,11 +40,18 @@ def can_average(estimator: Any) -> bool:
     )
 
 
-def averaged(estimators: Sequence[Any]) -> Any:
+def has_margins(estimator: Any) -> bool:
+    """Whether models of this kind answer by margins, which can be shifted, and not by the mean of probabilities."""
+    return library_of(estimator) in ("xgboost", "lightgbm")
+
+
+def averaged(estimators: Sequence[Any], *, shift: float = 0.0) -> Any:
     """One fitted estimator of the same kind as the fitted ``estimators``, which answers their average.
 
+    ``shift`` is added to the margin of class 1, of boosted models of two classes.
+
     Raises:
-        InputError: if there is none, they differ in kind, classes, size or starting values, or are of a kind that cannot be joined.
+        InputError: if there is none, they differ in kind or classes, forests in size, are of a kind that cannot be joined, or cannot be shifted.
     """
     if not estimators:
         raise InputError("there are no models to average; give at least one")
@@ -53,8 +60,10 @@ def averaged(estimators: Sequence[Any]) -> Any:
         raise InputError("the models to average differ in kind or classes; give models of one recipe that saw the same classes")
     if not can_average(first):
         raise InputError(f"{type(first).__name__} cannot be averaged into one model; XGBoost (gbtree), LightGBM and scikit-learn's forests can")
+    if shift and not (has_margins(first) and len(first.classes_) == 2):
+        raise InputError(f"the margin of {type(first).__name__} with {len(first.classes_)} classes cannot be shifted; leave out shift")
     library = library_of(first)
-    return _forest(estimators) if library == "sklearn" else _xgboost(estimators) if library == "xgboost" else _lightgbm(estimators)
+    return _forest(estimators) if library == "sklearn" else _xgboost(estimators, shift) if library == "xgboost" else _lightgbm(estimators, shift)
 
 
 def _forest(forests: Sequence[Any]) -> Any:
@@ -67,7 +76,7 @@ def _forest(forests: Sequence[Any]) -> Any:
     return out
 
 
-def _xgboost(models: Sequence[Any]) -> Any:
+def _xgboost(models: Sequence[Any], shift: float) -> Any:
     """One booster with all trees, whose leaves count a share; the starting margin is the mean."""
     import xgboost
 
@@ -82,7 +91,7 @@ def _xgboost(models: Sequence[Any]) -> Any:
                         "iteration_indptr": [0] + [int(at + s) for part, s in zip(parts, starts, strict=False) for at in part["iteration_indptr"][1:]]}  # fmt: skip
     model["gbtree_model_param"] = parts[0]["gbtree_model_param"] | {"num_trees": str(len(trees))}
     learner = learners[0] | {"gradient_booster": learners[0]["gradient_booster"] | {"model": model}}
-    learner["learner_model_param"] = learners[0]["learner_model_param"] | {"base_score": _start(learners)}
+    learner["learner_model_param"] = learners[0]["learner_model_param"] | {"base_score": _start(learners, shift)}
     learner["attributes"] = {k: v for k, v in learners[0]["attributes"].items() if k not in ("best_iteration", "best_score")}
     booster = xgboost.Booster()
     booster.load_model(bytearray(json.dumps(documents[0] | {"learner": learner}).encode()))
@@ -107,15 +116,15 @@ def _share(tree: dict[str, Any], models: int) -> dict[str, Any]:
     return tree | {"split_conditions": values, "base_weights": [float(str(np.float32(w / models))) for w in tree["base_weights"]]}
 
 
-def _start(learners: Sequence[Any]) -> str:
-    """The mean of the starting margins, written as XGBoost writes it: a probability where there are two classes."""
+def _start(learners: Sequence[Any], shift: float) -> str:
+    """The mean of the starting margins, shifted, written as XGBoost writes it: a probability where there are two classes."""
     said = np.array([[float(s) for s in learner["learner_model_param"]["base_score"].strip("[]").split(",")] for learner in learners])
     binary = learners[0]["objective"]["name"] in ("binary:logistic", "reg:logistic")
-    mean = expit(logit(said).mean(0)) if binary else said.mean(0)
+    mean = expit(logit(said).mean(0) + shift) if binary else said.mean(0)
     return "[" + ",".join(str(np.float32(v)) for v in mean) + "]"
 
 
-def _lightgbm(models: Sequence[Any]) -> Any:
+def _lightgbm(models: Sequence[Any], shift: float) -> Any:
     """One booster with all trees, whose leaves count a share; LightGBM keeps its start in the first tree."""
     from lightgbm import Booster
 
@@ -123,7 +132,7 @@ def _lightgbm(models: Sequence[Any]) -> Any:
     if any("linear_tree" in t and "is_linear=1" in t for t in texts):
         raise InputError("LightGBM's linear trees cannot be averaged into one model; train with linear_tree=False")
     blocks = [block for text in texts for block in _TREES.findall(text)]
-    blocks = [re.sub(r"^Tree=\d+", f"Tree={i}", _lighter(block, len(models))) for i, block in enumerate(blocks)]
+    blocks = [re.sub(r"^Tree=\d+", f"Tree={i}", _lighter(block, len(models), shift if i == 0 else 0.0)) for i, block in enumerate(blocks)]
     head, tail = texts[0][: texts[0].index("tree_sizes=")], texts[0][texts[0].index("end of trees") :]
     text = head + "tree_sizes=" + " ".join(str(len(b.encode())) for b in blocks) + "\n\n" + "".join(blocks) + tail
     out = copy.copy(models[0])
@@ -132,10 +141,10 @@ def _lightgbm(models: Sequence[Any]) -> Any:
     return out
 
 
-def _lighter(block: str, models: int) -> str:
-    """A tree's text with its values divided by the number of models."""
+def _lighter(block: str, models: int, shift: float) -> str:
+    """A tree's text with its values divided by the number of models, and shifted."""
 
     def divided(found: re.Match[str]) -> str:
-        return f"{found[1]}=" + " ".join(repr(float(v) / models) for v in found[2].split())
+        return f"{found[1]}=" + " ".join(repr(float(v) / models + shift) for v in found[2].split())
 
     return re.sub(r"(?m)^(leaf_value|internal_value)=(.*)$", divided, block)
