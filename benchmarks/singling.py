@@ -103,7 +103,7 @@ def main() -> None:
             "are the rows not trained on. Singled out = share of the attack's predicates (ranges of features and a label, no two of which can hold of one row) that hold of "
             "exactly one training row; chance = how often predicates of their mean weight do that owe nothing to the training rows, at most; not trained on = the same "
             "predicates on as many rows that were not trained on; weight x n = training rows that a predicate would hold of by chance. The attacker asks for the model's "
-            "answers alone; settings are the defaults, seeds are others than those it was made on."
+            "answers alone; settings are the defaults, made on this table and others; the seeds draw splits of their own, whose rows overlap with those it was made on."
         ),
     )
 
