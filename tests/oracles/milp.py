@@ -7,6 +7,7 @@ Every feature's values fall into pieces between thresholds, on either side of th
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from carbide.models.trees import Ensemble
 from carbide.space.prices import group_moves
 from carbide.types import Array, Implication, Linear, Price, PriceTable, Ratio, Space
 
+WIDE = 1000  # whole numbers of a range that are tried one by one
 MARGIN = 1e-7  # how far below the cutoff the sum must be, above the solver's own tolerance
 
 
@@ -47,7 +49,11 @@ def pieces(f: int, x0: Array, cuts: Array, prices: PriceTable, space: Space) -> 
         costs = [price.fixed + price.matrix[int(v - low)][int(w - low)] for w in values]
         return [stay, *(Piece(low=w, high=w, constant=float(c), slope=0.0) for w, c in zip(values, costs, strict=True) if np.isfinite(c))]
     found = [stay]
-    if space.step[f] > 0:  # whole numbers one by one
+    if space.step[f] > 0:  # whole numbers one by one; of a wide range those among the cuts, next to them and around the clean value
+        if not (high - low) / space.step[f] < WIDE:
+            step = float(space.step[f])
+            below, above = (math.ceil(way * (end - v) / step) + 1 for way, end in ((-1, min((v, *cuts))), (1, max((v, *cuts)))))
+            low, high = max(low, v - below * step), min(high, v + above * step)
         for w in np.arange(low, high + 0.5, space.step[f]):
             paid = _paid(price, v, w)
             if w != v and np.isfinite(paid):
