@@ -263,13 +263,25 @@ def test_missing_values_are_in_every_range_and_hinder_nobody():
 def test_refusals_in_words():
     start = case(LogisticRegression())
     few = replace(start, data=replace(start.data, validation=start.data.validation.take(np.arange(40))))
-    with pytest.raises(InputError, match="40 validation rows"):
+    with pytest.raises(InputError, match="may know 20 validation rows"):
         audit(few, SinglingOut(), METHODS)
     assert "mean weight" in audit(start, SinglingOut(weight=1e-6), METHODS).skipped[0].reason
     for make, word in ((lambda: SinglingOut(weight=2), "weight is 2"), (lambda: AnswerBoxes(points=0), "points is 0"),
                        (lambda: AnswerBoxes(seeds=0), "seeds is 0"), (lambda: AnswerBoxes(level=0), "level is 0")):  # fmt: skip
         with pytest.raises(InputError, match=word):
             make()
+
+
+def test_hardening_chooses_larger_leaves_on_validation_rows():
+    data = rows(3000, 6)
+    report = carbide.harden(DecisionTreeClassifier(random_state=0), (data.x, data.y), threats=[SinglingOut()], quiet=True, workers=1,
+                            accuracy_loss=0.3)  # fmt: skip
+    assert {o.name for o in report.results.options} == {"as it is", "leaf_size"}
+    chosen = next(o for o in report.results.options if o.chosen)
+    assert chosen.name == "leaf_size"
+    plain, hardened = (next(f for s in phase.sections for f in s.findings if f.metric == SHARE) for phase in report.results.phases)
+    assert plain.access == "labels, scores"
+    assert hardened.value < plain.value - 0.2
 
 
 def test_from_python_to_the_page_and_the_gate(tmp_path):

@@ -23,7 +23,7 @@ from carbide.privacy.trials import pool_of, rows_apart
 from carbide.registry import Method
 from carbide.run import remember
 from carbide.stats.intervals import Interval, clopper_pearson
-from carbide.types import Array, Case, Dataset, Finding, InputError, Section, SinglingOut, Skip, rng_for
+from carbide.types import Access, Array, Case, Dataset, Finding, InputError, Section, SinglingOut, Skip, rng_for
 
 SHARE, GAIN = "rows singled out", "singling out beyond chance"
 CHANCE, CONTROL, WEIGHT = "singling out by chance", "singling out, rows not trained on", "rows that a predicate holds of by chance"
@@ -89,14 +89,26 @@ def _sides(case: Case) -> tuple[Dataset, Dataset, Dataset]:
     if len(pool.space.shape) != 1:
         raise InputError(f"predicates are over the features of a table, but inputs have the shape {pool.space.shape}; give a model of a table")
     fresh = rows_apart(case, pool)
-    order = rng_for(case.seed, "privacy", "singling", "rows").permutation(len(fresh))
     test = pool.take(~trained)
-    if len(fresh) < 2 * LEAST or min(len(test), len(case.data.train)) < LEAST:
-        raise InputError(f"there are {len(fresh)} validation rows set apart, {len(case.data.train)} train rows and {len(test)} test rows that are not "
-                         f"among them; give at least {2 * LEAST}, {LEAST} and {LEAST}")  # fmt: skip
-    known, rest = fresh.take(order[: len(fresh) // 2]), fresh.take(order[len(fresh) // 2 :])
+    if not len(fresh):  # defences are chosen on validation rows alone, which stand in for test rows then: half of them are the attacker's
+        fresh, test = _halves(case, test)
+        return _enough(fresh, case.data.train, test)
+    known, rest = _halves(case, fresh)
     both = replace(test, **{key: np.concatenate([getattr(test, key), getattr(rest, key)]) for key in ("x", "y", "ids", "source")})
-    return known, case.data.train, both
+    return _enough(known, case.data.train, both)
+
+
+def _halves(case: Case, rows: Dataset) -> tuple[Dataset, Dataset]:
+    """The rows in two halves, drawn by the case's seed."""
+    order = rng_for(case.seed, "privacy", "singling", "rows").permutation(len(rows))
+    return rows.take(order[: len(rows) // 2]), rows.take(order[len(rows) // 2 :])
+
+
+def _enough(known: Dataset, train: Dataset, others: Dataset) -> tuple[Dataset, Dataset, Dataset]:
+    if min(len(known), len(train), len(others)) < LEAST:
+        raise InputError(f"the attacker may know {len(known)} validation rows, {len(train)} rows were trained on, and {len(others)} others are left to weigh "
+                         f"predicates; give at least {2 * LEAST} validation rows that stand nowhere else, and {LEAST} of the others")  # fmt: skip
+    return known, train, others
 
 
 def _play(case: Case, threat: SinglingOut, name: str, method: Method, known: Dataset, inside: Dataset, outside: Dataset) -> dict[str, Array]:
@@ -154,7 +166,7 @@ def _findings(case: Case, threat: SinglingOut, name: str, method: Method, seen: 
     for metric, note in notes.items():
         value, (low, high) = value_of(metric, seen), intervals[metric]
         found.append(Finding(metric=metric, value=value, low=min(value, low), high=max(value, high), n=k, method=name, threat=threat.words(),
-                             access=method.needs.words(), seed=case.seed, good=good.get(metric, 0), note=note))  # fmt: skip
+                             access=(method.needs | case.model.access & Access.SCORES).words(), seed=case.seed, good=good.get(metric, 0), note=note))  # fmt: skip
     return found
 
 

@@ -25,7 +25,7 @@ BATCH = 50  # boxes after which points that these already hold are dropped
 MARGIN = 0.6  # weights are taken from ranges as if features were independent, so they are kept this far below what is allowed
 TRUST = 60  # known rows whose say in a weight equals that of the ranges
 ALONE, OPEN = 2.0, 0.2  # how quickly a heavier box loses its place in the order, and what a box keeps whose surroundings answer alike
-FEWEST = 10  # predicates that are written in any case, blind ones where the answers give too few
+FEWEST = 30  # predicates that are written in any case, blind ones where the answers give too few
 BLIND = 0.05  # of the weight that is allowed, for blind predicates
 SHARES = 24  # sizes that are tried for a blind one
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from carbide.privacy.harden._estimators import estimator_of, places, with_estimator
 from carbide.registry import Method
-from carbide.types import Case, InputError, Membership, Recipe, Threat
+from carbide.types import Case, InputError, Membership, Recipe, SinglingOut, Threat
 
 GRID = ((5, None), (10, None), (20, None), (20, 4))
 
@@ -31,7 +31,7 @@ class LeafSize(Method):
     rows can weigh.
     """
 
-    threats = (Membership,)
+    threats = (Membership, SinglingOut)
     leaf: int = 20
     depth: int | None = None
 
