@@ -373,7 +373,7 @@ def check_behaviour(room: str, verb: str, form: str, method: Method) -> int:
                 check_attribute(method, world)
             elif isinstance(world.threat, Reconstruction):
                 check_reconstruction(method, world)
-            elif isinstance(world.threat, SinglingOut):
+            elif isinstance(world.threat, SinglingOut) and verb == "audit":
                 check_singling(method, world)
             elif isinstance(world.threat, PrivacyClaim):
                 check_claim(method, world)
