@@ -18,7 +18,7 @@ import numpy as np
 
 from carbide.evasion.claims import Claim, ClaimVerdict, Monotone, NeverFlips, decide_claim, moves_of, shows
 from carbide.plan import ABOUT, PROPERTY_COMMON, PROPERTY_KEYS, number, property_names
-from carbide.results import BROKEN, NOT_APPLICABLE, PROVEN, PropertyLine
+from carbide.results import BROKEN, NOT_APPLICABLE, PropertyLine, worth
 from carbide.run import current, remember
 from carbide.types import Array, InputError, PriceTable, Space, rng_for
 
@@ -207,15 +207,14 @@ def check_again(line: PropertyLine, evidence: Mapping[str, Any], model: Any) -> 
 
     With a ``model`` the rows are scored again, and a pair that does not break the claim is nan.
     """
-    worth = {PROVEN: 1.0, BROKEN: 0.0}
-    name, found = f"property {line.name}", worth.get(str(evidence["verdict"]), math.nan)
+    name, found = f"property {line.name}", worth(str(evidence["verdict"]))
     if evidence["verdict"] != BROKEN:
-        return [(f"{name} (1 = proven, 0 = broken)", worth.get(line.verdict, math.nan), found)]
+        return [(f"{name} (1 = proven, 0 = broken)", worth(line.verdict), found)]
     row, changed, scores = evidence["row"], evidence["changed"], evidence["scores"]
     if model is not None:
         scores = getattr(model, "scorer", model).predict(np.stack([row, changed]))[:, 1].tolist()
         found = 0.0 if shows(_claim_of(evidence), model, row, changed) else math.nan
-    return [(f"{name} (1 = proven, 0 = broken)", worth.get(line.verdict, math.nan), found),
+    return [(f"{name} (1 = proven, 0 = broken)", worth(line.verdict), found),
             (f"{name}, score of its first row", line.before, float(scores[0])), (f"{name}, score of its second row", line.after, float(scores[1]))]  # fmt: skip
 
 

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import numpy as np
-
 from carbide import registry
 from carbide._audit import Ask, audit_case, choose
 from carbide.models.latency import latency
@@ -186,8 +184,7 @@ def _on_the_front(case: Case, ask: Ask, methods: dict[str, Method], budget: Budg
                 trials.append(_trial(case, ask, name, strength))
             except InputError as error:
                 skips.setdefault(name, str(error))
-    train, more = case.data.train, case.data.validation
-    pool = replace(train, **{part: np.concatenate([getattr(train, part), getattr(more, part)]) for part in ("x", "y", "ids", "source")})
+    pool = case.data.train.joined(case.data.validation)
     by_words = {trial.words(): trial for trial in trials}
     assert case.recipe is not None
     front = explore(case.recipe, pool, {words: t.recipe for words, t in by_words.items()}, accuracy_loss=budget.accuracy_loss, seed=case.seed + CHOICE,

@@ -79,6 +79,11 @@ class PropertyLine:
         return tuple(name for name in sorted(self.row) if not same(self.row[name], self.changed[name]))
 
 
+def worth(verdict: str) -> float:
+    """A property's verdict as a number: 1 where it is proven, 0 where it is broken, nan where nobody knows."""
+    return {PROVEN: 1.0, BROKEN: 0.0}.get(verdict, math.nan)
+
+
 def same(a: float, b: float) -> bool:
     """Whether two values are the same one; a missing value is the same as another."""
     return a == b or (math.isnan(a) and math.isnan(b))

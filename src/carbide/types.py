@@ -231,6 +231,11 @@ class Dataset:
         """The rows with these indices (or this boolean mask), in that order."""
         return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows], source=self.source[rows])
 
+    def joined(self, other: Dataset) -> Dataset:
+        """These rows and then the other's, in this data set's space and classes."""
+        both = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("x", "y", "ids", "source")}
+        return replace(self, **both)
+
     def with_(self, *, x: Array | None = None, y: Array | None = None) -> Dataset:
         """The same rows with other inputs or labels."""
         return replace(self, x=self.x if x is None else x, y=self.y if y is None else y)

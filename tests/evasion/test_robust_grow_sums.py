@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from carbide.evasion._threads import Threads
 from carbide.evasion.robust_trees import Box, Spender
 from carbide.evasion.robust_trees.bins import bin_rows, binned, cuts_of, table_of
 from carbide.evasion.robust_trees.grow import Grower, grow
 from carbide.evasion.robust_trees.leaves import slopes
 from carbide.evasion.robust_trees.splits import NEWTON, newton_split, rules
-from carbide.evasion.robust_trees.threads import Threads
 from carbide.types import FeatureBudget, Price, PriceTable, Space
 
 

@@ -18,10 +18,9 @@ from carbide.models.estimators import EstimatorModel
 from carbide.privacy.answer_field import field_of
 from carbide.privacy.audit.answer_boxes import AnswerBoxes
 from carbide.privacy.predicates import Predicates
-from carbide.privacy.singling import CHANCE, CONTROL, GAIN, SHARE, WEIGHT, apart_from, audit, chance, intervals_of, too_heavy, value_of, verify
+from carbide.privacy.singling import CHANCE, CONTROL, GAIN, SHARE, WEIGHT, audit, chance, intervals_of, too_heavy, value_of, verify
 from carbide.registry import Method
 from carbide.run.store import decode, encode
-from carbide.stats.intervals import Interval, clopper_pearson
 from carbide.types import Case, InputError, Kind, SinglingOut, Space, Splits
 
 METHODS = {"answer_boxes": AnswerBoxes(points=5000, seeds=100)}
@@ -232,14 +231,6 @@ def test_what_is_surely_too_heavy_does_not_count():
     }
     assert value_of(SHARE, seen) == 0.5
     assert value_of(CONTROL, seen) == 0.0
-
-
-def test_the_difference_of_two_intervals():
-    one, other = clopper_pearson(30, 40), clopper_pearson(0, 40)
-    gap = apart_from(one, other, (0.75, 0.0))
-    assert gap.low == pytest.approx(0.75 - np.hypot(0.75 - one.low, other.high))
-    assert gap.high == pytest.approx(one.high)
-    assert apart_from(Interval(0, 1), Interval(0, 1), (0.5, 0.5)) == pytest.approx((-np.hypot(0.5, 0.5), np.hypot(0.5, 0.5)))
 
 
 def test_predicates_that_are_kept_are_disjoint_and_read_as_words():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from carbide.stats.intervals import bootstrap, clopper_pearson
+from carbide.stats.intervals import Interval, bootstrap, clopper_pearson, difference
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.8, 0.95, 0.999]))
@@ -44,3 +44,20 @@ def test_bootstrap_over_clusters_is_wider_than_over_rows_and_covers():
     rows = bootstrap(lambda r: float(values[r].mean()), np.arange(200), rng, draws=200)
     assert 0.88 <= held / 150 <= 0.99
     assert (high - low) > 1.6 * (rows.high - rows.low)
+
+
+def test_the_difference_of_two_intervals():
+    one, other = clopper_pearson(30, 40), clopper_pearson(0, 40)
+    gap = difference(one, other, (0.75, 0.0))
+    assert gap.low == pytest.approx(0.75 - np.hypot(0.75 - one.low, other.high))
+    assert gap.high == pytest.approx(one.high)
+    assert difference(Interval(0, 1), Interval(0, 1), (0.5, 0.5)) == pytest.approx((-np.hypot(0.5, 0.5), np.hypot(0.5, 0.5)))
+
+
+@pytest.mark.parametrize(("p", "q", "n", "m"), [(0.3, 0.1, 60, 80), (0.9, 0.5, 40, 40), (0.05, 0.04, 100, 200)])
+def test_the_difference_of_two_shares_is_held_as_often_as_it_claims(p, q, n, m):
+    rng, held = np.random.default_rng(0), 0
+    for a, b in zip(rng.binomial(n, p, 600), rng.binomial(m, q, 600), strict=True):
+        gap = difference(clopper_pearson(int(a), n), clopper_pearson(int(b), m), (a / n, b / m))
+        held += gap.low <= p - q <= gap.high
+    assert held / 600 > 0.94

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from carbide.evasion._counted import Counted
 from carbide.evasion._gradients import Ball, batches, margins
 from carbide.evasion._scores import cut
+from carbide.models.multiplications import multiplications
 from carbide.models.torch_net import TorchModel
 from carbide.space.balls import norms
 from carbide.types import Array, LpBall
@@ -67,7 +68,7 @@ def coarse(model: Any, x: Array, y: Array, threat: LpBall) -> Any:
         return model
     few = np.unique(np.linspace(0, len(y) - 1, PROBED).astype(int))
     ((_, ball, labels),) = batches(plain, x[few], np.asarray(y)[few], threat)
-    if _multiplications(plain.module, ball.clean[:1]) < WORTH:
+    if multiplications(plain.module, ball.clean[:1], most=WORTH) < WORTH:
         return model
     found = _made(plain, ball, labels)
     return model if found is None else Coarse(plain, *found, model.count if type(model) is Counted else None)
@@ -100,23 +101,3 @@ def _capable(model: TorchModel) -> bool:
         return False
     found = getattr(torch.cpu, "get_capabilities", dict)()
     return any(found.get(name, False) for name in CAPABLE)
-
-
-def _multiplications(module: nn.Module, x: Tensor) -> int:
-    """How many multiplications the layers with weights need for ``x``, forward."""
-    count = 0
-
-    def note(layer: nn.Module, _: Any, out: Any) -> None:
-        nonlocal count
-        weight = getattr(layer, "weight", None)
-        if isinstance(weight, Tensor) and isinstance(out, Tensor) and weight.ndim > 1:
-            count += out.numel() * weight[0].numel()
-
-    hooks = [layer.register_forward_hook(note) for layer in module.modules()]
-    try:
-        with torch.no_grad():
-            module(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return count

@@ -55,8 +55,9 @@ class RetrainingRecipe:
             InputError: if there are too few rows of either class, or the model is no tree ensemble, or none that can be averaged.
         """
         seed = int(rng.integers(2**62))
+        bags = self.averaged()
         best = self.best(dataset, seed)
-        pool, bags = self.pool(best, dataset, seed), bags_of(self.bags, best.model)
+        pool = self.pool(best, dataset, seed)
         if bags == 1:
             return best.recipe.fit(self.enlarged(dataset, pool, seed), np.random.default_rng(seed))
         return _joined(
@@ -67,7 +68,20 @@ class RetrainingRecipe:
         """Everything that decides the training."""
         said = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("inner", "threat")}
         return {"recipe": "retraining", "inner": dict(self.inner.describe()), "money": self.threat.money, "prices": as_mapping(self.threat.prices),
-                **said, "cheap": list(self.cheap), "bags": self.bags or (BAGS if can_average(getattr(self.inner, "estimator", None)) else 1)}  # fmt: skip
+                **said, "cheap": list(self.cheap), "bags": self.averaged()}  # fmt: skip
+
+    def averaged(self) -> int:
+        """How many models are averaged: what is asked for, or ``BAGS`` where those of the inner recipe can be.
+
+        Raises:
+            InputError: if more than one is asked for and they cannot be.
+        """
+        estimator = getattr(self.inner, "estimator", self.inner)
+        able = can_average(estimator)
+        if not able and (self.bags or 1) > 1:
+            raise InputError(f"retraining: bags average XGBoost's trees (gbtree), LightGBM's or a scikit-learn forest's, but the recipe trains a "
+                             f"{type(estimator).__name__}; set bags to 1")  # fmt: skip
+        return self.bags or (BAGS if able else 1)
 
     def best(self, dataset: Dataset, seed: int) -> Trial:
         """The trial that ``chosen`` prefers among all rounds of all settings; a clean recall within the loss of the plain recipe's is asked for."""
@@ -182,34 +196,10 @@ def _bag(work: _Bag) -> tuple[Model, float]:
     pool = np.concatenate([work.pool, work.recipe.drawn(data, rng)])
     seed = int(rng.integers(2**62))
     fraudulent = work.recipe.enlarged(data.take(frauds), pool, seed)
-    wanted = min(len(fraudulent), math.ceil(MOST * len(honest))) if has_margins(_estimator(work.best.model)) else len(honest)
+    wanted = min(len(fraudulent), math.ceil(MOST * len(honest))) if has_margins(getattr(work.recipe.inner, "estimator", None)) else len(honest)
     drawn = rng.permutation(honest)[:wanted]
-    model = work.best.recipe.fit(joined_rows(data.take(np.sort(drawn)), fraudulent), np.random.default_rng(seed))
+    model = work.best.recipe.fit(data.take(np.sort(drawn)).joined(fraudulent), np.random.default_rng(seed))
     return model, math.log(wanted / len(honest))
-
-
-def _estimator(model: Model) -> Any:
-    return getattr(model, "estimator", model)
-
-
-def joined_rows(one: Dataset, other: Dataset) -> Dataset:
-    """The rows of two data sets of one space."""
-    both = {name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in ("x", "y", "ids", "source")}
-    return replace(one, **both)
-
-
-def bags_of(asked: int | None, model: Model) -> int:
-    """How many models are averaged: what is asked for, or ``BAGS`` where models like this one can be.
-
-    Raises:
-        InputError: if more than one is asked for and they cannot be.
-    """
-    estimator = _estimator(model)
-    able = can_average(estimator)
-    if not able and (asked or 1) > 1:
-        raise InputError(f"retraining: bags average XGBoost's trees (gbtree), LightGBM's or a scikit-learn forest's, but the recipe trains a "
-                         f"{type(estimator).__name__}; set bags to 1")  # fmt: skip
-    return asked or (BAGS if able else 1)
 
 
 def _joined(bags: Sequence[tuple[Any, float]]) -> Model:

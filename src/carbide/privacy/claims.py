@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from carbide.privacy._distinguishers import Distinguisher, Threshold
+from carbide.privacy._sections import evidence_of, headed, named, tried
 from carbide.privacy.pilot import STACK, Pilot, halves, train
 from carbide.privacy.signals import logit, odds
 from carbide.registry import Method
@@ -26,7 +27,7 @@ from carbide.run import remember
 from carbide.stats.accounting import gdp_epsilon
 from carbide.stats.audits import TradeOff, all_of, dp_trade_off, epsilon_lower, gdp_trade_off, mu_lower, p_value
 from carbide.stats.one_run import one_run_epsilon, one_run_mu, one_run_p_value, tail_bound
-from carbide.types import Array, Case, Dataset, Finding, InputError, PrivacyClaim, Recipe, Section, Skip, UnsoundError, rng_for
+from carbide.types import Array, Case, Dataset, Finding, InputError, PrivacyClaim, Recipe, Section, UnsoundError, rng_for
 
 AUDITED, ANY_NOISE, GAUSSIAN = "audited epsilon", "audited epsilon, any noise", "audited epsilon, if the noise is Gaussian"
 DOUBT = 0.001  # at most so likely are the errors of an attack on a claim that is called refuted
@@ -104,35 +105,32 @@ def audit(case: Case, threat: PrivacyClaim, methods: Mapping[str, Method]) -> Se
     Raises:
         UnsoundError: if a claim is refuted.
     """
-    findings: list[Finding] = []
-    skipped: list[Skip] = []
-    evidence: dict[str, Array] = {}
-    for name, method in methods.items():
-        try:
-            verdict = _remembered(case, threat, name, method)
-        except InputError as error:
-            skipped.append(Skip(method=name, threat=threat.words(), reason=str(error), status="failed"))
-            continue
+
+    def play(name: str, method: Method) -> Verdict:
+        verdict = _remembered(case, threat, name, method)
         if verdict.refuted:
             raise UnsoundError(
                 f"{name}: {verdict.words()}; the mechanism, its account or its noise is broken: check how gradients are cut, how the noise is "
                 "drawn and scaled, how batches are drawn, and what the account was told"
             )
-        findings += _findings(case, threat, name, method, verdict)
-        evidence |= {f"{name}_{key}": value for key, value in verdict.evidence.items()}
-    order = sorted(findings, key=lambda f: -f.value if f.metric == AUDITED else math.inf)
-    if order:
-        order[0] = replace(order[0], headline=True)
-    return Section(threat=threat.words(), room="privacy", findings=tuple(order), skipped=tuple(skipped), evidence=evidence, noun=threat)
+        return verdict
+
+    played, skipped = tried(methods, threat, play)
+    findings: list[Finding] = []
+    evidence: dict[str, Array] = {}
+    for name, verdict in played.items():
+        findings += _findings(case, threat, name, methods[name], verdict)
+        evidence |= named(name, verdict.evidence)
+    return Section(
+        threat=threat.words(), room="privacy", findings=headed(findings, (AUDITED,)), skipped=tuple(skipped), evidence=evidence, noun=threat
+    )
 
 
 def verify(section: Section, threat: PrivacyClaim) -> list[tuple[str, float, float]]:
     """Each finding as reported and as recomputed from the scores in the evidence."""
     found = []
     for finding in section.findings:
-        prefix = f"{finding.method}_"
-        evidence = {key.removeprefix(prefix): value for key, value in section.evidence.items() if key.startswith(prefix)}
-        bounds = _bounds(threat, evidence)
+        bounds = _bounds(threat, evidence_of(section, finding.method))
         found.append((f"{finding.metric} ({finding.method})", finding.value, bounds[finding.metric]))
     return found
 
@@ -183,8 +181,7 @@ def _of_one_run(recipe: Recipe, claim: PrivacyClaim, found: OneRun, seed: int) -
     planted = (
         canaries.with_(y=np.where(heads, canaries.y, (canaries.y + 1) % canaries.classes)) if claim.adjacency == "replace" else canaries.take(heads)
     )
-    names = ("x", "y", "ids", "source")
-    whole = replace(found.rest, **{name: np.concatenate([getattr(found.rest, name), getattr(planted, name)]) for name in names})
+    whole = found.rest.joined(planted)
     model = recipe.fit(whole.take(rng.permutation(len(whole))), rng)
     scores = logit(*odds(model.predict(canaries.x), canaries.y), TINY)
     order, half = np.argsort(scores, kind="stable"), found.guesses // 2

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from carbide.privacy._sections import evidence_of, headed, named, tried
 from carbide.privacy.rebuilt import Rebuilt, distances, nearer_share, spread_of
 from carbide.privacy.trials import pool_of, rows_apart
 from carbide.registry import Method
@@ -42,38 +42,23 @@ def audit(case: Case, threat: Reconstruction, methods: Mapping[str, Method]) -> 
     Raises:
         InputError: if there are too few rows.
     """
-    findings: list[Finding] = []
-    skipped: list[Skip] = []
-    evidence: dict[str, Array] = {}
-    figures: dict[str, Figure] = {}
     judge = _missing if threat.known == "others" else _classes
-    for name, method in methods.items():
-        try:
-            seen, picture = judge(case, threat, name, method)
-        except InputError as error:
-            skipped.append(Skip(method=name, threat=threat.words(), reason=str(error), status="failed"))
-            continue
-        made, refused = _findings(case, threat, name, method, seen)
+    played, skipped = tried(methods, threat, lambda name, method: judge(case, threat, name, method))
+    findings: list[Finding] = []
+    evidence: dict[str, Array] = {}
+    for name, (seen, _) in played.items():
+        made, refused = _findings(case, threat, name, methods[name], seen)
         findings += made
         skipped += refused
-        evidence |= {f"{name}_{key}": value for key, value in seen.items()}
-        figures[name] = picture
-    order = sorted(findings, key=lambda f: -f.value if f.metric in (SHARE, AUC) else np.inf)
-    if order:
-        order[0] = replace(order[0], headline=True)
-    shown = (figures[order[0].method],) if order else ()
-    return Section(
-        threat=threat.words(), room="privacy", findings=tuple(order), skipped=tuple(skipped), evidence=evidence, figures=shown, noun=threat
-    )
+        evidence |= named(name, seen)
+    order = headed(findings, (SHARE, AUC))
+    shown = (played[order[0].method][1],) if order else ()
+    return Section(threat=threat.words(), room="privacy", findings=order, skipped=tuple(skipped), evidence=evidence, figures=shown, noun=threat)
 
 
 def verify(section: Section, threat: Reconstruction) -> list[tuple[str, float, float]]:
     """Each finding as reported and as recomputed from the distances in the evidence."""
-    found = []
-    for f in section.findings:
-        seen = {key.removeprefix(f"{f.method}_"): value for key, value in section.evidence.items() if key.startswith(f"{f.method}_")}
-        found.append((f"{f.metric} ({f.method})", f.value, _value(f.metric, seen)))
-    return found
+    return [(f"{f.metric} ({f.method})", f.value, _value(f.metric, evidence_of(section, f.method))) for f in section.findings]
 
 
 # All other rows are known ------------------------------------------------------------------------------------------

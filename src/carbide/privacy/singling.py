@@ -12,18 +12,17 @@ are also put to rows that were not trained on, as Giomi et al. 2022 do (Anonymet
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
+from carbide.privacy._sections import evidence_of, headed, named, tried
 from carbide.privacy.predicates import Predicates
 from carbide.privacy.trials import pool_of, rows_apart
 from carbide.registry import Method
 from carbide.run import remember
-from carbide.stats.intervals import Interval, clopper_pearson
-from carbide.types import Access, Array, Case, Dataset, Finding, InputError, Section, SinglingOut, Skip, rng_for
+from carbide.stats.intervals import Interval, clopper_pearson, difference
+from carbide.types import Access, Array, Case, Dataset, Finding, InputError, Section, SinglingOut, rng_for
 
 SHARE, GAIN = "rows singled out", "singling out beyond chance"
 CHANCE, CONTROL, WEIGHT = "singling out by chance", "singling out, rows not trained on", "rows that a predicate holds of by chance"
@@ -44,43 +43,25 @@ def too_heavy(held: Array, m: int, weight: float) -> Array:
     return np.array([limit[int(c)] > weight for c in held], bool)
 
 
-def apart_from(one: Interval, other: Interval, values: tuple[float, float]) -> Interval:
-    """The interval of the difference of two ``values`` with independent intervals (Zou & Donner 2008, doi.org/10.1002/sim.3095, equation 3)."""
-    a, b = values
-    return Interval(a - b - math.hypot(a - one.low, other.high - b), a - b + math.hypot(one.high - a, b - other.low))
-
-
 def audit(case: Case, threat: SinglingOut, methods: Mapping[str, Method]) -> Section:
     """How many of each attack's predicates isolate a training row; the headline is the largest share.
 
     Raises:
         InputError: if inputs are no rows of a table, or there are too few rows on any side.
     """
-    findings: list[Finding] = []
-    skipped: list[Skip] = []
-    evidence: dict[str, Array] = {}
     known, inside, outside = _sides(case)
-    for name, method in methods.items():
-        try:
-            seen = _play(case, threat, name, method, known, inside, outside)
-        except InputError as error:
-            skipped.append(Skip(method=name, threat=threat.words(), reason=str(error), status="failed"))
-            continue
-        findings += _findings(case, threat, name, method, seen)
-        evidence |= {f"{name}_{key}": value for key, value in seen.items()}
-    order = sorted(findings, key=lambda f: -f.value if f.metric == SHARE else np.inf)
-    if order:
-        order[0] = replace(order[0], headline=True)
-    return Section(threat=threat.words(), room="privacy", findings=tuple(order), skipped=tuple(skipped), evidence=evidence, noun=threat)
+    played, skipped = tried(methods, threat, lambda name, method: _play(case, threat, name, method, known, inside, outside))
+    findings: list[Finding] = []
+    evidence: dict[str, Array] = {}
+    for name, seen in played.items():
+        findings += _findings(case, threat, name, methods[name], seen)
+        evidence |= named(name, seen)
+    return Section(threat=threat.words(), room="privacy", findings=headed(findings, (SHARE,)), skipped=tuple(skipped), evidence=evidence, noun=threat)
 
 
 def verify(section: Section, threat: SinglingOut) -> list[tuple[str, float, float]]:
     """Each finding as reported and as recomputed from how many rows each predicate holds of."""
-    found = []
-    for f in section.findings:
-        seen = {key.removeprefix(f"{f.method}_"): value for key, value in section.evidence.items() if key.startswith(f"{f.method}_")}
-        found.append((f"{f.metric} ({f.method})", f.value, value_of(f.metric, seen)))
-    return found
+    return [(f"{f.metric} ({f.method})", f.value, value_of(f.metric, evidence_of(section, f.method))) for f in section.findings]
 
 
 def _sides(case: Case) -> tuple[Dataset, Dataset, Dataset]:
@@ -94,8 +75,7 @@ def _sides(case: Case) -> tuple[Dataset, Dataset, Dataset]:
         fresh, test = _halves(case, test)
         return _enough(fresh, case.data.train, test)
     known, rest = _halves(case, fresh)
-    both = replace(test, **{key: np.concatenate([getattr(test, key), getattr(rest, key)]) for key in ("x", "y", "ids", "source")})
-    return _enough(known, case.data.train, both)
+    return _enough(known, case.data.train, test.joined(rest))
 
 
 def _halves(case: Case, rows: Dataset) -> tuple[Dataset, Dataset]:
@@ -150,7 +130,7 @@ def intervals_of(seen: Mapping[str, Array]) -> dict[str, Interval]:
     low, high = (end / k for end in clopper_pearson(int(seen["held"].sum()), m))
     by_chance = Interval(chance(low, n), chance(high, n))
     return {**exact, CHANCE: by_chance, WEIGHT: Interval(n * low, n * high),
-            GAIN: apart_from(exact[SHARE], by_chance, (value_of(SHARE, seen), value_of(CHANCE, seen)))}  # fmt: skip
+            GAIN: difference(exact[SHARE], by_chance, (value_of(SHARE, seen), value_of(CHANCE, seen)))}  # fmt: skip
 
 
 def _findings(case: Case, threat: SinglingOut, name: str, method: Method, seen: Mapping[str, Array]) -> list[Finding]:

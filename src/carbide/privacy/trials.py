@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -182,16 +182,16 @@ def _more(game: Game) -> tuple[Any, ...]:
 
 def pool_of(case: Case) -> tuple[Dataset, Array, int]:
     """The distinct train and test rows, which of them the given model was trained on (a row in both parts was), and how many are in both."""
-    train, test = case.data.train, case.data.test
-    both = {name: np.concatenate([getattr(train, name), getattr(test, name)]) for name in ("x", "y", "ids", "source")}
+    train = case.data.train
+    both = train.joined(case.data.test)
     first: dict[bytes, int] = {}
     twice: set[bytes] = set()
-    for i, (row, label) in enumerate(zip(np.ascontiguousarray(both["x"]), both["y"], strict=True)):
+    for i, (row, label) in enumerate(zip(np.ascontiguousarray(both.x), both.y, strict=True)):
         said = _bytes(row, label)
         if first.setdefault(said, i) < len(train) <= i:
             twice.add(said)
     keep = np.fromiter(first.values(), np.int64, len(first))
-    return replace(train, **both).take(keep), keep < len(train), len(twice)
+    return both.take(keep), keep < len(train), len(twice)
 
 
 def _against_all(name: str, method: Method, case: Case, records: Dataset, shadows: Shadows, word: str) -> Array:

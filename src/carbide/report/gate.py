@@ -24,7 +24,7 @@ from typing import Any
 from carbide.report.metrics import CLEAN, METRICS, key_of, metric_named
 from carbide.report.numerals import number
 from carbide.report.properties import reason
-from carbide.results import BROKEN, NOT_APPLICABLE, PROVEN, GateLine, Phase, PropertyLine, Results
+from carbide.results import NOT_APPLICABLE, PROVEN, GateLine, Phase, PropertyLine, Results, worth
 from carbide.stats.intervals import clopper_pearson
 from carbide.types import Finding, InputError, Section
 
@@ -152,9 +152,13 @@ def _property(name: str, line: PropertyLine | None) -> GateLine:
     if line is None:
         why = "the run has no properties" if name == ALL else f"the run has no property {name}"
         return GateLine(rule=rule, metric=PROPERTIES, value=math.nan, passed=False, verdict=NOT_APPLICABLE, reason=why)
-    value = {PROVEN: 1.0, BROKEN: 0.0}.get(line.verdict, math.nan)
     return GateLine(
-        rule=rule, metric=PROPERTIES, value=value, passed=line.verdict == PROVEN, verdict=line.verdict, reason=f"{line.claim}; {reason(line)}"
+        rule=rule,
+        metric=PROPERTIES,
+        value=worth(line.verdict),
+        passed=line.verdict == PROVEN,
+        verdict=line.verdict,
+        reason=f"{line.claim}; {reason(line)}",
     )
 
 

@@ -41,6 +41,12 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> In
     return Interval(low, high)
 
 
+def difference(one: Interval, other: Interval, values: tuple[float, float]) -> Interval:
+    """The interval of the difference of two ``values`` with independent intervals (Zou & Donner 2008, doi.org/10.1002/sim.3095, equation 3)."""
+    a, b = values
+    return Interval(a - b - math.hypot(a - one.low, other.high - b), a - b + math.hypot(one.high - a, b - other.low))
+
+
 def bootstrap(statistic: Callable[[Array], float], clusters: Array, rng: Rng, *, confidence: float = 0.95, draws: int = 500) -> Interval:
     """Percentile interval of ``statistic(rows)`` where whole clusters are drawn with replacement.
 

@@ -6,12 +6,11 @@ import functools
 import math
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numba import config
 
+from carbide.evasion._threads import Threads
 from carbide.evasion._tree_search.cells import workspace
 from carbide.evasion._tree_search.layout import Forest, forest_of
 from carbide.evasion._tree_search.narrow import stack_space
@@ -270,19 +269,9 @@ def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array,
             run_rows(forest, axes, ties, rows, begin, min(begin + PART, n), how.cutoff, slack, how.budget, how.first, how.boxes, PLAIN, stale, frozen,
                      steep, problem.worst, cells, stack, work, cost, lower, witness, status, boxes)  # fmt: skip
 
-    threads = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # get_num_threads would set OpenMP's threads, and so torch's
-    _beside(run, min(threads, -(-n // PART)))
+    with Threads() as threads:
+        threads.beside(run, -(-n // PART))
     return SearchResult(cost=cost, lower=lower, witness=witness, status=NAMES[status].astype("U7"), nodes=boxes)
-
-
-def _beside(run: Callable[[], None], times: int) -> None:
-    """Run a function that releases the interpreter so many times beside itself."""
-    if times <= 1:
-        run()
-        return
-    with ThreadPoolExecutor(times) as pool:
-        for done in [pool.submit(run) for _ in range(times)]:
-            done.result()
 
 
 def _solve(forest: Forest, problem: Problem, rows: Array, how: _How, space: Space) -> SearchResult:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from carbide.evasion._threads import Threads
 from carbide.evasion.robust_trees.bins import BLOCK, MISSING, bin_rows, binned, cuts_of, every, table_of
-from carbide.evasion.robust_trees.threads import Threads
 from carbide.space.prices import matrices, price_arrays
 from carbide.types import Array, FeatureBudget, InputError, LpBall, Ratio, Space
 

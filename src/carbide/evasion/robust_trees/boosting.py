@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from scipy.special import logit
 
+from carbide.evasion._threads import Threads
 from carbide.evasion.robust_trees.attackers import Reach
 from carbide.evasion.robust_trees.base import RobustTrees, columns_drawn
 from carbide.evasion.robust_trees.grow import Grower, Tree
 from carbide.evasion.robust_trees.leaves import add_worst_, bases, by_row, refined, slopes
 from carbide.evasion.robust_trees.splits import NEWTON, Rules, rules
 from carbide.evasion.robust_trees.stumps import stump
-from carbide.evasion.robust_trees.threads import Threads
 from carbide.types import Array, InputError
 
 CLOSE = 0.5  # how near to each other, in values of a round, two sides of a stump are for a row to count on both

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from carbide.evasion._threads import Threads
 from carbide.evasion.robust_trees.attackers import Reach
 from carbide.evasion.robust_trees.base import RobustTrees, columns_drawn
 from carbide.evasion.robust_trees.grow import Grower, Tree
 from carbide.evasion.robust_trees.splits import GINI, rules
-from carbide.evasion.robust_trees.threads import Threads
 from carbide.types import Array, InputError
 
 SLOPE = 4.0  # of the logit at one half: a mean vote near it is about its probability

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from carbide.evasion._threads import Threads, inner
 from carbide.evasion.robust_trees.attackers import Reach
 from carbide.evasion.robust_trees.splits import (
     BOTH,
@@ -35,7 +36,6 @@ from carbide.evasion.robust_trees.splits import (
     scan_newton,
 )
 from carbide.evasion.robust_trees.sums import add_moved, add_still, add_weighted, pay_, shared_sums, spans
-from carbide.evasion.robust_trees.threads import Threads, inner
 from carbide.types import Array
 
 HELD = 1 << 25  # numbers of sums that are kept for nodes that wait, at most

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from carbide.evasion._threads import inner
 from carbide.evasion.robust_trees.attackers import Reach
-from carbide.evasion.robust_trees.threads import inner
 
 SLACK = 1e-9
 

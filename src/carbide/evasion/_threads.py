@@ -35,11 +35,14 @@ class Threads:
             for begin in begins:
                 work(begin, min(begin + step, size))
 
-        if self.count == 1 or step >= size:
-            run()
-            return
-        self.pool = self.pool or ThreadPoolExecutor(self.count - 1)
-        waiting = [self.pool.submit(run) for _ in range(self.count - 1)]
+        self.beside(run, 1 if step >= size else self.count)
+
+    def beside(self, run: Callable[[], object], times: int) -> None:
+        """``run()`` so many times beside itself, at most once a thread."""
+        others = min(times, self.count) - 1
+        if others > 0:
+            self.pool = self.pool or ThreadPoolExecutor(self.count - 1)
+        waiting = [self.pool.submit(run) for _ in range(others)] if self.pool is not None else []
         run()
         for done in waiting:
             done.result()
