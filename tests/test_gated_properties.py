@@ -261,6 +261,11 @@ def test_rows_show_a_claim_only_if_nothing_else_moved():
     assert not shows(replace(dear, money=13.9), model, high, low)
     assert not shows(replace(dear, rows=low[None]), model, high, low)
     assert shows(replace(dear, rows=np.stack([low, high])), model, high, low)
+    assert not shows(replace(falls, direction="falls"), model, low, high)  # the right way, but the score rises
+    near = np.array([1.1, 4.0])
+    assert model.predict(near[None])[0, 1] >= 0.5
+    assert not shows(dear, model, high, near)  # still an alert
+    assert not shows(dear, model, low, low + [0.5, 0])  # never was one
 
 
 def test_close_scores_and_bounds_are_said_with_enough_digits():

@@ -305,8 +305,11 @@ def _safety(candidate: _Candidate) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _settings(method: Method | None) -> dict[str, Any]:
-    return {} if method is None else {f.name: getattr(method, f.name) for f in fields(method)}  # type: ignore[arg-type]
+def _settings(method: Method | None, recipe: Recipe | None = None) -> dict[str, Any]:
+    """The method's settings; those that it left open are as the recipe has filled them in."""
+    said = {} if method is None else {f.name: getattr(method, f.name) for f in fields(method)}  # type: ignore[arg-type]
+    filled = {} if recipe is None or None not in said.values() else recipe.describe()
+    return {name: filled.get(name) if value is None else value for name, value in said.items()}
 
 
 def _option(case: Case, ask: Ask, candidate: _Candidate, *, chosen: bool) -> Option:
@@ -318,7 +321,7 @@ def _option(case: Case, ask: Ask, candidate: _Candidate, *, chosen: bool) -> Opt
         Measure(metric="not measured", value=math.nan)  # fmt: skip
     baseline = candidate.method is None or getattr(candidate.method, "baseline", False)
     return Option(name=candidate.name, method=candidate.name, clean=candidate.kept or _clean(case, candidate), danger=harm, lost=candidate.lost,
-                  settings=_settings(candidate.method), chosen=chosen, note="; ".join(notes), kind="baseline" if baseline else "candidate", threat=ask.words())  # fmt: skip
+                  settings=_settings(candidate.method, candidate.recipe), chosen=chosen, note="; ".join(notes), kind="baseline" if baseline else "candidate", threat=ask.words())  # fmt: skip
 
 
 def _clean(case: Case, candidate: _Candidate) -> Measure:

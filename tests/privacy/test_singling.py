@@ -18,7 +18,7 @@ from carbide.models.estimators import EstimatorModel
 from carbide.privacy.answer_field import field_of
 from carbide.privacy.audit.answer_boxes import AnswerBoxes
 from carbide.privacy.predicates import Predicates
-from carbide.privacy.singling import CHANCE, CONTROL, GAIN, SHARE, WEIGHT, audit, chance, intervals_of, too_heavy, value_of, verify
+from carbide.privacy.singling import CHANCE, CONTROL, GAIN, SHARE, WEIGHT, _sides, audit, chance, intervals_of, too_heavy, value_of, verify
 from carbide.registry import Method
 from carbide.run.store import decode, encode
 from carbide.types import Case, InputError, Kind, SinglingOut, Space, Splits
@@ -261,6 +261,19 @@ def test_refusals_in_words():
                        (lambda: AnswerBoxes(seeds=0), "seeds is 0"), (lambda: AnswerBoxes(level=0), "level is 0")):  # fmt: skip
         with pytest.raises(InputError, match=word):
             make()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_the_attacker_knows_weighs_nothing_and_was_not_trained_on(alone):
+    start = case(LogisticRegression())
+    if alone:  # as defences are chosen: validation rows stand in for test rows
+        start = replace(start, data=replace(start.data, test=start.data.validation))
+    known, inside, others = ({row.tobytes() for row in part.x} for part in _sides(start))
+    assert not known & inside
+    assert not known & others
+    assert not others & inside
+    assert len(known) == 400
+    assert len(others) == (400 if alone else 800)
 
 
 def test_hardening_chooses_larger_leaves_on_validation_rows():
