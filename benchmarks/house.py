@@ -119,7 +119,9 @@ def clone() -> list[dict[str, Any]]:
         subprocess.run(["git", "clone", "--quiet", str(Path(__file__).parents[1]), f"{name}/clone"], check=True)
         for target, limit in limits.items():
             start = time.perf_counter()
-            done = subprocess.run(["make", target], cwd=f"{name}/clone", check=True, capture_output=True, text=True)
+            done = subprocess.run(["make", target], cwd=f"{name}/clone", capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"make {target} failed in the clone:\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}")
             said = next((line for line in reversed(done.stdout.splitlines()) if re.search(r"\d passed", line)), "")
             rows.append({"what": f"make {target}", "measured": f"{time.perf_counter() - start:.0f} s{'; ' if said else ''}{said}", "to reach": limit})
     return rows

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numba import config
 from sklearn.ensemble import RandomForestClassifier
 
 from carbide.evasion._tree_search import SearchResult, cutoff, search
@@ -108,7 +109,7 @@ def test_threads_change_nothing(monkeypatch):
     case = hard()
     case = replace(case, rows=np.concatenate([case.rows, case.rows[::-1]]))
     alone = solve(case, monkeypatch, 20)
-    monkeypatch.setattr(module.config, "NUMBA_NUM_THREADS", 3)
+    monkeypatch.setattr(config, "NUMBA_NUM_THREADS", 3)
     beside = solve(case, monkeypatch, 20)
     for name in alone.__dataclass_fields__:
         assert np.array_equal(getattr(alone, name), getattr(beside, name)), name
