@@ -1,9 +1,10 @@
 """Robust boosting and forests beside plain XGBoost: exact robust test error within Linf balls, and the cost of training.
 
-    python -m benchmarks.robust_trees [--splits 5] [--only wisconsin,diabetes,shoes,scikit] [--speed]
+    python -m benchmarks.robust_trees [--splits 5] [--first 0] [--only wisconsin,diabetes,shoes,scikit] [--speed]
 
 Every test row is decided by the exact search; rows that are misclassified as they are, or not decided, count as broken. How a booster is trained
-(depth, rounds) is chosen by exact robust error on a fifth of the training rows, separately for each split; the test rows see one model. No
+(depth, rounds, shrinkage, weight of a leaf) is chosen by exact robust error over five folds of the training rows, separately for each split; the
+test rows see one model. Beside it stands what the best of these settings would have given, were it known: chosen on the test rows. No
 classifier can do better than the last column: rows of both classes whose balls meet, paired off, cost one error a pair (Bhagoji et al. 2019,
 https://arxiv.org/abs/1909.12272).
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gzip
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,9 +32,22 @@ from carbide.types import LpBall, Space
 
 SHARED = next((p / "shared" / "data" for p in Path(__file__).resolve().parents if (p / "shared" / "data").is_dir()), Path("../shared/data"))
 BOXES = 5_000
-BOOSTED = [{"max_depth": 1, "n_estimators": 60, "min_child_weight": 20.0}, {"max_depth": 1, "n_estimators": 100, "min_child_weight": 5.0},
-           {"max_depth": 3, "n_estimators": 60, "min_child_weight": 10.0}, {"max_depth": 4, "n_estimators": 60}]  # fmt: skip
+FOLDS = 5
+BOOSTED = [*({"max_depth": d, "learning_rate": r, "min_child_weight": w, "n_estimators": n}
+             for d, r, w, n in itertools.product((1, 2, 3), (0.1, 0.3), (1.0, 5.0, 10.0, 20.0, 40.0), (20, 60))),
+           *({"max_depth": 1, "learning_rate": 1.0, "min_child_weight": w, "n_estimators": n} for w in (5.0, 10.0, 20.0, 40.0) for n in (10, 40)),
+           {"max_depth": 4, "n_estimators": 60}]  # fmt: skip
 IMAGES = [{"max_depth": 6, "n_estimators": 100, "learning_rate": 0.3, "max_features": 0.3, "max_bins": 64}]
+NOTES = {
+    "diabetes": (
+        "To reach: 30.5, published for one test set, the last 154 rows of the file (Andriushchenko and Hein 2019, robust stumps): 47 rows, whose 95% interval "
+        "is 24 to 38. Some of the settings here reach it on those rows and, each split with its own, on average, as the rows that choose on the test rows say; "
+        "what folds of 614 training rows choose does not.",
+        "Tried besides on splits of seeds 100 to 111, where this choice gave 31.3: one held-out fifth to choose on (32.1), the simplest settings within a "
+        "standard error of the best (31.6 and 32.4), stumps of shrinkage 1 alone as published (32.3); bagging, ridge on leaves and deeper trees were no better.",
+    )
+}
+ORACLE = "robust boosting, settings chosen on the test rows"
 Data = tuple[np.ndarray, np.ndarray]
 
 
@@ -72,11 +87,16 @@ def shoes(part: str) -> Data:
     return x[(y == 5) | (y == 7)], (y[(y == 5) | (y == 7)] == 7).astype(int)
 
 
-def robust_error(estimator: Any, x: np.ndarray, y: np.ndarray, eps: float) -> float:
-    """The share of rows that are wrong somewhere in their ball, by exact search; not decided counts as wrong."""
+def falls(estimator: Any, x: np.ndarray, y: np.ndarray, eps: float) -> np.ndarray:
+    """The rows ``(n,)`` bool that are wrong somewhere in their ball, by exact search; not decided counts as wrong."""
     d = x.shape[1]
     space = Space.table([str(i) for i in range(d)], lower=np.zeros(d), upper=np.ones(d))
-    return float((search_ball(ensemble_of(estimator), x, y, LpBall(eps=eps), space, boxes=BOXES).status != "safe").mean())
+    return search_ball(ensemble_of(estimator), x, y, LpBall(eps=eps), space, boxes=BOXES).status != "safe"
+
+
+def robust_error(estimator: Any, x: np.ndarray, y: np.ndarray, eps: float) -> float:
+    """Their share."""
+    return float(falls(estimator, x, y, eps).mean())
 
 
 def floor(x: np.ndarray, y: np.ndarray, eps: float) -> float:
@@ -94,21 +114,27 @@ def plain(seed: int) -> Any:
 
 
 def chosen(make: Callable[[dict[str, Any]], Any], grid: list[dict[str, Any]], x: np.ndarray, y: np.ndarray, eps: float, seed: int) -> Any:
-    """The model of the settings with the least robust error on a held-out fifth of the training rows, trained on all of them."""
+    """The model of the settings with the least robust error over folds of the training rows, trained on all of them."""
     if len(grid) == 1:
         return make(grid[0]).fit(x, y)
-    out = np.random.default_rng(seed).permutation(len(x)) % 5 == 0
-    errors = [robust_error(make(s).fit(x[~out], y[~out]), x[out], y[out], eps) for s in grid]
-    return make(grid[int(np.argmin(errors))]).fit(x, y)
+    fold, wrong = np.random.default_rng(seed).permutation(len(x)) % FOLDS, np.zeros(len(grid))
+    for part in range(FOLDS):
+        out = fold == part
+        wrong += [falls(make(s).fit(x[~out], y[~out]), x[out], y[out], eps).sum() for s in grid]
+    return make(grid[int(np.argmin(wrong))]).fit(x, y)
 
 
 def measured(train: Data, test: Data, eps: float, grid: list[dict[str, Any]], seed: int) -> dict[str, dict[str, float]]:
     """Clean and robust error in percent, and seconds of choosing and training, of each kind of model on one split."""
     attacker = Box(up=eps, down=eps, lower=0.0, upper=1.0)
     leaf = {"min_leaf_weight": 3.0, "max_depth": 5, "n_estimators": 30, "bootstrap": True}
+
+    def boosting(settings: dict[str, Any]) -> Any:
+        return RobustBoostingClassifier(attacker, random_state=seed, **settings)
+
     makers: dict[str, Callable[[], Any]] = {
         "plain XGBoost": lambda: plain(seed).fit(*train),
-        "robust boosting": lambda: chosen(lambda s: RobustBoostingClassifier(attacker, random_state=seed, **s), grid, *train, eps, seed),
+        "robust boosting": lambda: chosen(boosting, grid, *train, eps, seed),
         "robust forest": lambda: RobustForestClassifier(attacker, random_state=seed, **leaf).fit(*train),
 }  # fmt: skip
     found = {}
@@ -118,6 +144,13 @@ def measured(train: Data, test: Data, eps: float, grid: list[dict[str, Any]], se
         seconds = time.perf_counter() - start
         wrong = 100 * float((model.predict(test[0]) != test[1]).mean())
         found[name] = {"clean": wrong, "robust": 100 * robust_error(model, *test, eps), "seconds": seconds}
+    if len(grid) > 1:
+        best = min((boosting(s).fit(*train) for s in grid), key=lambda model: robust_error(model, *test, eps))
+        found[ORACLE] = {
+            "clean": 100 * float((best.predict(test[0]) != test[1]).mean()),
+            "robust": 100 * robust_error(best, *test, eps),
+            "seconds": np.nan,
+        }
     return found
 
 
@@ -126,6 +159,8 @@ def rows_of(name: str, results: list[dict[str, dict[str, float]]], floors: list[
 
     def spread(model: str, key: str) -> str:
         values = [r[model][key] for r in results]
+        if np.isnan(values).any():
+            return ""
         return f"{np.mean(values):.1f}" + (f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else "")
 
     return [{"data": name, "model": model, "clean error %": spread(model, "clean"), "exact robust error %": spread(model, "robust"),
@@ -140,10 +175,10 @@ def cut(data: Data, seed: int | None) -> tuple[Data, Data]:
     return (x[order[:k]], y[order[:k]]), (x[order[k:]], y[order[k:]])
 
 
-def small(name: str, data: Data, eps: float, splits: int) -> list[dict[str, Any]]:
+def small(name: str, data: Data, eps: float, splits: int, first: int) -> list[dict[str, Any]]:
     """The rows of one small data set, over drawn splits and in the order of the file."""
     rows = []
-    for label, seeds in ((f"{splits} splits", list(range(splits))), ("file order", [None])):
+    for label, seeds in ((f"{splits} splits", list(range(first, first + splits))), ("file order", [None])):
         parts = [cut(data, seed) for seed in seeds]
         results = [measured(*part, eps, BOOSTED, seed or 0) for part, seed in zip(parts, seeds, strict=True)]
         rows += rows_of(f"{name}, {eps:g}, {label}", results, [floor(*test, eps) for _, test in parts])
@@ -175,6 +210,7 @@ def main() -> None:
     """Measure and write the section."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first split")
     parser.add_argument("--only", default="wisconsin,diabetes,shoes,scikit")
     parser.add_argument("--speed", type=int, default=0, help="rows of the timing; 0 leaves it out")
     options = parser.parse_args()
@@ -192,11 +228,11 @@ def main() -> None:
             rows = rows_of("sandals and sneakers, 0.1", [measured(train, test, 0.1, IMAGES, 0)], [floor(*test, 0.1)])
         else:
             make, eps, label = made[name]
-            rows = small(label, make(), eps, options.splits)
+            rows = small(label, make(), eps, options.splits, options.first)
         record(f"Robust trees within Linf balls: {name}", rows,
                protocol="Rows scaled to [0, 1]; the radius stands behind the name. Exact search over all test rows; wrong or undecided counts as broken."
-               + ("" if name == "shoes" else f" Mean and range over the splits (seeds 0 to {options.splits - 1}); settings of the boosting by exact robust "
-                                             "error on a fifth of the training rows."))  # fmt: skip
+               + ("" if name == "shoes" else f" Mean and range over the splits (seeds {options.first} to {options.first + options.splits - 1}); settings "
+                                             f"of the boosting, of {len(BOOSTED)}, by exact robust error over {FOLDS} folds of the training rows."), notes=NOTES.get(name, ()))  # fmt: skip
 
 
 if __name__ == "__main__":
