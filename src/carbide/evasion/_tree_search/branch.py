@@ -9,17 +9,21 @@ often spares thousands.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
+from carbide.evasion._tree_search.compiled import uncounted
 from carbide.evasion._tree_search.dual import lift, restart
 from carbide.evasion._tree_search.narrow import grown, narrow
 from carbide.evasion._tree_search.ties import cheapest, keeps
+from carbide.types import Array
 
 FIRST, LATER = 40, 4  # rounds of the dual bound in the first box that has it, and in later ones
 
 
-@njit(cache=True)
+@uncounted
 def total_at(forest, node, cell):  # pragma: no cover - compiled
     """The library's sum of the leaves that the point in these cells reaches in the row's trees ``node``."""
     total, value, single = forest.base, forest.value, forest.single
@@ -33,7 +37,7 @@ def total_at(forest, node, cell):  # pragma: no cover - compiled
     return total
 
 
-@njit(cache=True)
+@uncounted
 def cell_with(top, start, v, low, high):  # pragma: no cover - compiled
     """The cell of ``low .. high`` that holds the value v, of the axis whose cells' largest values lie from ``start`` on in ``top``."""
     while low < high:
@@ -45,7 +49,7 @@ def cell_with(top, start, v, low, high):  # pragma: no cover - compiled
     return low
 
 
-@njit(cache=True)
+@uncounted
 def cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, cell, tied, work):  # pragma: no cover - compiled
     """The cheapest allowed point of a box: its cost (inf if none) and the extra that ties add; cells in ``cell``, tied values in ``tied``.
 
@@ -66,7 +70,7 @@ def cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, c
     return cost + extra, extra
 
 
-@njit(cache=True)
+@uncounted
 def _tied(ties, i, row, axes, cells, low, high, cell, tied, work):  # pragma: no cover - compiled
     """What ties add to the cost of the cheapest point, whose cells and tied values are set; inf where they allow none.
 
@@ -92,7 +96,7 @@ def _tied(ties, i, row, axes, cells, low, high, cell, tied, work):  # pragma: no
     return extra
 
 
-@njit(cache=True)
+@uncounted
 def _group(ties, g, i, row, axes, cells, low, high, cell, answer, room):  # pragma: no cover - compiled
     """What group g's ties add to the cost of its axes' cheapest cells; the values go to ``answer``."""
     first, last, start = ties.axis_start[g], ties.axis_start[g + 1], cells.start
@@ -109,7 +113,7 @@ def _group(ties, g, i, row, axes, cells, low, high, cell, answer, room):  # prag
     return max(0.0, paid - alone)
 
 
-@njit(cache=True)
+@uncounted
 def best_cut(forest, stack, first, last, cells, active, low, high, cell, money, gain):  # pragma: no cover - compiled
     """The cut (axis, cell) that raises the sum most on the side that it takes the least leaf from; axis -1 if none is undecided.
 
@@ -138,7 +142,7 @@ def best_cut(forest, stack, first, last, cells, active, low, high, cell, money, 
     return axis, cut
 
 
-@njit(cache=True)
+@uncounted
 def clip(cells, worst, active, low, high, cell, upper, cost):  # pragma: no cover - compiled
     """Drop from both ends of every axis the cells that bring the box's least cost, ``cost``, up to ``upper``."""
     price, offset = cells.cost, cells.start
@@ -151,7 +155,7 @@ def clip(cells, worst, active, low, high, cell, upper, cost):  # pragma: no cove
             high[a] -= 1
 
 
-@njit(cache=True)
+@uncounted
 def sum_at(forest, stack, first, last, cell):  # pragma: no cover - compiled
     """The sum over a level's undecided trees of the leaves that the point in these cells reaches, in any order."""
     node, value, roots, total = stack.node, forest.value, stack.roots, 0.0
@@ -163,6 +167,23 @@ def sum_at(forest, stack, first, last, cell):  # pragma: no cover - compiled
     return total
 
 
+class Queue(NamedTuple):
+    """Boxes that wait, the next one last: their ends ``low`` and ``high`` ``(q, a)``, what their points cost at least and the level of the
+    stack that they are a part of. A level's trees are the nodes ``node_start .. node_end`` and roots ``root_start .. root_end`` of the stack;
+    ``base`` is the sum of those that are decided, ``rest`` that of the others' least leaves."""
+
+    low: Array
+    high: Array
+    bound: Array
+    parent: Array
+    node_start: Array
+    node_end: Array
+    root_start: Array
+    root_end: Array
+    base: Array
+    rest: Array
+
+
 @njit(cache=True)
 def branch(
     forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper, first, limit, plain, stamp, best, best_tied, work
@@ -172,48 +193,73 @@ def branch(
     ``best`` and ``best_tied`` get the cells and tied values of the best point. ``first`` stops at the first one; ``limit`` bounds the boxes,
     of which the first ``plain`` go without the dual bound. ``stamp`` is a number that no earlier row has seen, nor will the ``limit + 1`` after it.
     """
-    cell, tied, dual = work.cell, work.tied, work.dual
     width = max(1, len(cells.count))
-    boxes_low, boxes_high = np.empty((64, width), np.int64), np.empty((64, width), np.int64)
-    bounds, parent = np.empty(64), np.empty(64, np.int64)
-    node_start, node_end, root_start, root_end = np.empty(66, np.int64), np.empty(66, np.int64), np.empty(66, np.int64), np.empty(66, np.int64)
-    base, rest = np.empty(66), np.empty(66)
-    boxes_low[0], boxes_high[0] = 0, 0
+    queue = Queue(np.empty((64, width), np.int64), np.empty((64, width), np.int64), np.empty(64), np.empty(64, np.int64), np.empty(66, np.int64),
+                  np.empty(66, np.int64), np.empty(66, np.int64), np.empty(66, np.int64), np.empty(66), np.empty(66))  # fmt: skip
+    queue.low[0], queue.high[0] = 0, 0
     for a in active:
-        boxes_high[0, a] = cells.count[a] - 1
-    bounds[0], parent[0], base[0], rest[0] = 0.0, 0, forest.base, -np.inf
-    node_start[0], node_end[0], root_start[0], root_end[0] = 0, len(forest.node), 0, len(forest.roots)
-    depth, boxes, found, lower, taught = 1, 0, False, upper, False
+        queue.high[0, a] = cells.count[a] - 1
+    queue.bound[0], queue.parent[0], queue.base[0], queue.rest[0] = 0.0, 0, forest.base, -np.inf
+    queue.node_start[0], queue.node_end[0], queue.root_start[0], queue.root_end[0] = 0, len(forest.node), 0, len(forest.roots)
+    depth, boxes, found, lower, taught, done = 1, 0, False, upper, False, False
+    while not done:
+        upper, lower, depth, boxes, found, taught, done = _search(
+            forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper, first, limit, plain, stamp, best, best_tied, work, queue,
+            depth, boxes, found, taught)  # fmt: skip
+        if not done:
+            level = queue.parent[depth - 1]
+            stack = grown(stack, *_needed(queue, level))
+            queue = _roomier(queue, depth, level)
+    return upper, lower, boxes, found, stack
+
+
+@uncounted
+def _needed(queue, level):  # pragma: no cover - compiled
+    """How many nodes and roots the stack must hold to cut a box out of this level."""
+    return 2 * queue.node_end[level] - queue.node_start[level] + 1, 2 * queue.root_end[level] - queue.root_start[level]
+
+
+@uncounted
+def _search(
+    forest, stack, ties, i, row, axes, cells, steep, worst, active, cutoff, slack, upper, first, limit, plain, stamp, best, best_tied, work, queue,
+    depth, boxes, found, taught
+):  # pragma: no cover - compiled  # fmt: skip
+    """Search the ``depth`` boxes of the queue until it or the stack needs more room for the next one; returns what ``branch`` knows, and whether that was all."""
+    cell, tied, dual = work.cell, work.tied, work.dual
+    lows, highs, bounds, parent = queue.low, queue.high, queue.bound, queue.parent
     while depth > 0:
         if boxes >= limit:
             lower = upper
             for k in range(depth):
                 lower = min(lower, bounds[k])
-            return upper, lower, boxes, found, stack
+            return upper, lower, depth, boxes, found, taught, True
+        level = parent[depth - 1]
+        nodes, trees = _needed(queue, level)
+        if len(stack.node) < nodes or len(stack.roots) < trees or level + 2 >= len(queue.base) or depth + 1 > len(bounds):
+            return upper, 0.0, depth, boxes, found, taught, False
         depth -= 1
         if bounds[depth] >= upper:
             continue
         boxes += 1
-        low, high, level = boxes_low[depth], boxes_high[depth], parent[depth]
+        low, high = lows[depth], highs[depth]
         cost, extra = cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, cell, tied, work)
         if cost >= upper:
             continue
         clip(cells, worst, active, low, high, cell, upper, cost - extra)
-        start, end = root_end[level], node_end[level]  # the box's trees are cut out of those of the box it came from
-        stack = grown(stack, 2 * end - node_start[level] + 1, 2 * start - root_start[level])
-        roots = stack.roots[root_start[level] : start]
+        start, end = queue.root_end[level], queue.node_end[level]  # the box's trees are cut out of those of the box it came from
+        roots = stack.roots[queue.root_start[level] : start]
         money = np.inf if worst else upper - (cost - extra)
         new = end
-        sure, least, left, end = narrow(forest, stack, cells, steep, roots, start, end, low, high, money, base[level], rest[level],
+        sure, least, left, end = narrow(forest, stack, cells, steep, roots, start, end, low, high, money, queue.base[level], queue.rest[level],
                                         cutoff + slack, stamp + boxes, work.way, work.spent)  # fmt: skip
         if sure + least >= cutoff + slack:
             continue
         now = sure + sum_at(forest, stack, start, left, cell)
         if now < cutoff + slack and total_at(forest, stack.node, cell) < cutoff:
             upper, found = cost, True
-            best[:], best_tied[:] = cell, tied
+            _keep(cell, tied, best, best_tied)
             if first:
-                return upper, 0.0, boxes, found, stack
+                return upper, 0.0, depth, boxes, found, taught, True
             continue
         tight, rounds = cost, 0 if worst or upper == np.inf or boxes <= plain else LATER
         if rounds > 0:
@@ -226,9 +272,9 @@ def branch(
             cost, _ = cheapest_point(ties, i, row, axes, cells, steep, worst, active, dual.at, dual.at, cell, tied, work)
             if cost < upper and sure + sum_at(forest, stack, start, left, cell) < cutoff + slack and total_at(forest, stack.node, cell) < cutoff:
                 upper, found = cost, True
-                best[:], best_tied[:] = cell, tied
+                _keep(cell, tied, best, best_tied)
                 if first:
-                    return upper, 0.0, boxes, found, stack
+                    return upper, 0.0, depth, boxes, found, taught, True
                 if tight >= upper:
                     continue
             cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, cell, tied, work)
@@ -236,28 +282,44 @@ def branch(
         if axis < 0:
             continue
         level += 1
-        if level + 1 == len(base):
-            node_start, node_end, root_start, root_end = _longer(node_start), _longer(node_end), _longer(root_start), _longer(root_end)
-            base, rest = _longer(base), _longer(rest)
-        node_start[level], node_end[level], root_start[level], root_end[level] = new, end, start, left
-        base[level], rest[level] = sure, least
-        if depth + 2 > len(bounds):
-            boxes_low, boxes_high, bounds, parent = _longer(boxes_low), _longer(boxes_high), _longer(bounds), _longer(parent)
+        queue.node_start[level], queue.node_end[level], queue.root_start[level], queue.root_end[level] = new, end, start, left
+        queue.base[level], queue.rest[level] = sure, least
         if not low[axis] <= cut < high[axis]:  # clipped off since the trees were narrowed
             bounds[depth], parent[depth] = tight, level
             depth += 1
             continue
-        near_left = cell[axis] <= cut
-        boxes_low[depth + 1], boxes_high[depth + 1] = boxes_low[depth], boxes_high[depth]  # the side of the cheapest point is looked at first
-        far, near = depth, depth + 1
-        if near_left:
-            boxes_low[far, axis], boxes_high[near, axis] = cut + 1, cut
+        for a in range(len(low)):  # all axes: nodes that are decided ask the first one, whether it can move or not
+            lows[depth + 1, a], highs[depth + 1, a] = low[a], high[a]
+        far, near = depth, depth + 1  # the side of the cheapest point is looked at first
+        if cell[axis] <= cut:
+            lows[far, axis], highs[near, axis] = cut + 1, cut
         else:
-            boxes_high[far, axis], boxes_low[near, axis] = cut, cut + 1
+            highs[far, axis], lows[near, axis] = cut, cut + 1
         bounds[far] = bounds[near] = tight
         parent[far] = parent[near] = level
         depth += 2
-    return upper, upper, boxes, found, stack
+    return upper, upper, depth, boxes, found, taught, True
+
+
+@uncounted
+def _keep(cell, tied, best, best_tied):  # pragma: no cover - compiled
+    """Note the best point so far."""
+    for a in range(len(cell)):
+        best[a] = cell[a]
+    for k in range(len(tied)):
+        best_tied[k] = tied[k]
+
+
+@njit(cache=True)
+def _roomier(queue, depth, level):  # pragma: no cover - compiled
+    """The queue with room for two boxes more than ``depth`` - 1, and for two levels more than ``level``."""
+    low, high, bound, parent = queue.low, queue.high, queue.bound, queue.parent
+    if depth + 1 > len(bound):
+        low, high, bound, parent = _longer(low), _longer(high), _longer(bound), _longer(parent)
+    if level + 2 < len(queue.base):
+        return Queue(low, high, bound, parent, queue.node_start, queue.node_end, queue.root_start, queue.root_end, queue.base, queue.rest)
+    return Queue(low, high, bound, parent, _longer(queue.node_start), _longer(queue.node_end), _longer(queue.root_start), _longer(queue.root_end),
+                 _longer(queue.base), _longer(queue.rest))  # fmt: skip
 
 
 @njit(cache=True)

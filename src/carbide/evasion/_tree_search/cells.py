@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from carbide.evasion._tree_search.compiled import uncounted
 from carbide.evasion._tree_search.layout import Axes, Forest, Ties
 from carbide.evasion._tree_search.narrow import FLIPPED, LEFT, MISSING, RIGHT
 from carbide.space.prices import REACH
@@ -50,7 +50,7 @@ def workspace(axes: Axes, ties: Ties, forest: Forest) -> Cells:
                  mapped=np.empty(longest), edge=np.empty(longest), above=np.empty(longest))  # fmt: skip
 
 
-@njit(cache=True)
+@uncounted
 def cell_of(cuts, first, last, v):  # pragma: no cover - compiled
     """The first of ``first .. last`` whose cut is at least v, or ``last``; numpy's own search takes longer to begin than a short one to end."""
     while first < last:
@@ -62,7 +62,7 @@ def cell_of(cuts, first, last, v):  # pragma: no cover - compiled
     return first
 
 
-@njit(cache=True)
+@uncounted
 def price(axes, a, v, w):  # pragma: no cover - compiled
     """What moving axis a from v to w costs."""
     if v == w:
@@ -81,7 +81,7 @@ def price(axes, a, v, w):  # pragma: no cover - compiled
     return rated(v, w, axes.up[a] if w > v else axes.down[a], axes.fixed[a], axes.power[a])
 
 
-@njit(cache=True)
+@uncounted
 def rated(v, w, rate, fixed, power):  # pragma: no cover - compiled
     """What moving from v to another value w costs at a rate."""
     if rate == 0.0:
@@ -90,7 +90,7 @@ def rated(v, w, rate, fixed, power):  # pragma: no cover - compiled
     return fixed + rate * (way if power == 1.0 else way**power)
 
 
-@njit(cache=True)
+@uncounted
 def _grid_up(v, step, anchor):  # pragma: no cover - compiled
     if step == 0.0 or not np.isfinite(v):
         return v
@@ -100,7 +100,7 @@ def _grid_up(v, step, anchor):  # pragma: no cover - compiled
     return anchor + j * step
 
 
-@njit(cache=True)
+@uncounted
 def _grid_down(v, step, anchor):  # pragma: no cover - compiled
     if step == 0.0 or not np.isfinite(v):
         return v
@@ -110,7 +110,7 @@ def _grid_down(v, step, anchor):  # pragma: no cover - compiled
     return anchor + j * step
 
 
-@njit(cache=True)
+@uncounted
 def last_below(t, below):  # pragma: no cover - compiled
     """The largest double v with ``v / below <= t``, for ``below`` > 0."""
     v = t * below
@@ -123,7 +123,7 @@ def last_below(t, below):  # pragma: no cover - compiled
     return v
 
 
-@njit(cache=True)
+@uncounted
 def last_under(t, slope, rest):  # pragma: no cover - compiled
     """The largest double v with ``slope * v + rest <= t``, for ``slope`` > 0."""
     v = (t - rest) / slope
@@ -136,19 +136,19 @@ def last_under(t, slope, rest):  # pragma: no cover - compiled
     return v
 
 
-@njit(cache=True)
+@uncounted
 def slope_of(axes, row, k):  # pragma: no cover - compiled
     """Which way target k goes when its axis rises: the sign of the denominator or of the coefficient."""
     return row[axes.link_below[k]] if axes.link_below[k] >= 0 else axes.link_slope[k]
 
 
-@njit(cache=True)
+@uncounted
 def followed(axes, row, i, k, v):  # pragma: no cover - compiled
     """The value of target k of row i where its axis is at v."""
     return v / row[axes.link_below[k]] if axes.link_below[k] >= 0 else axes.link_slope[k] * v + axes.link_rest[i, k]
 
 
-@njit(cache=True)
+@uncounted
 def _mapped(axes, row, i, k, t):  # pragma: no cover - compiled
     """The cut on the axis that a cut t on its target k means; where the target falls as the axis rises the two sides change places."""
     below = slope_of(axes, row, k)
@@ -165,13 +165,14 @@ def _mapped(axes, row, i, k, t):  # pragma: no cover - compiled
     return np.nextafter(v, -np.inf) if np.isfinite(v) else v
 
 
-@njit(cache=True)
+@uncounted
 def _edges(axes, forest, row, i, a, cells):  # pragma: no cover - compiled
     """The cuts along axis a in this row, ascending, into ``cells.edge``, the next doubles into ``above``; returns their number."""
     edge, above, mapped = cells.edge, cells.above, cells.mapped
     f = axes.feature[a]
     n = forest.start[f + 1] - forest.start[f]
-    edge[:n], above[:n] = forest.cuts[forest.start[f] : forest.start[f + 1]], forest.above[forest.start[f] : forest.start[f + 1]]
+    for j in range(n):
+        edge[j], above[j] = forest.cuts[forest.start[f] + j], forest.above[forest.start[f] + j]
     for k in range(axes.link_start[a], axes.link_start[a + 1]):  # merge the ratio's cuts, from the back
         g, below = axes.link_target[k], slope_of(axes, row, k)
         first, last = forest.start[g], forest.start[g + 1]
@@ -199,7 +200,7 @@ def _edges(axes, forest, row, i, a, cells):  # pragma: no cover - compiled
     return n
 
 
-@njit(cache=True)
+@uncounted
 def _fill(axes, a, v, low, high, home, at, cells):  # pragma: no cover - compiled
     """One cell with allowed values in ``[low, high]`` into place ``at``; False if it holds none."""
     if home:
@@ -221,7 +222,7 @@ def _fill(axes, a, v, low, high, home, at, cells):  # pragma: no cover - compile
     return cells.cost[at] < np.inf
 
 
-@njit(cache=True)
+@uncounted
 def fill_cells(axes, forest, row, i, limit, cells, frozen):  # pragma: no cover - compiled
     """Price the cells of row i that cost less than ``limit``, and place every cut; where ``frozen``, axes with targets stay at home.
 
@@ -264,7 +265,7 @@ def fill_cells(axes, forest, row, i, limit, cells, frozen):  # pragma: no cover 
     return offset
 
 
-@njit(cache=True)
+@uncounted
 def _decide(forest, row, f, cells):  # pragma: no cover - compiled
     """Place the cuts of a feature that does not move."""
     first, last = forest.start[f], forest.start[f + 1]
@@ -275,7 +276,7 @@ def _decide(forest, row, f, cells):  # pragma: no cover - compiled
     cells.place[first:own, 0], cells.place[own:last, 0] = RIGHT, LEFT
 
 
-@njit(cache=True)
+@uncounted
 def _place(axes, forest, row, i, a, least, most, n, cells):  # pragma: no cover - compiled
     """Place the cuts of axis a and its ratios, of whose cells ``least .. most`` were kept, numbered by ``cells.rank``."""
     f, place, rank = axes.feature[a], cells.place, cells.rank
@@ -303,7 +304,7 @@ def _place(axes, forest, row, i, a, least, most, n, cells):  # pragma: no cover 
             place[c, 1] = rank[j]
 
 
-@njit(cache=True)
+@uncounted
 def _straight(axes, a, v, low, high, n, home, limit, cells):  # pragma: no cover - compiled
     """As ``_reach`` for an axis of real values whose prices are linear on either side."""
     start, edge, above, fixed = cells.start[a], cells.edge, cells.above, axes.fixed[a]
@@ -330,7 +331,7 @@ def _straight(axes, a, v, low, high, n, home, limit, cells):  # pragma: no cover
     return least, most
 
 
-@njit(cache=True)
+@uncounted
 def _reach(axes, a, v, low, high, n, home, limit, cells):  # pragma: no cover - compiled
     """Walk outwards from the home cell while cells are affordable, then put the kept ones in order; returns the first and last kept."""
     start, step, anchor, edges = cells.start[a], axes.step[a], axes.anchor[a], cells.edge
@@ -373,7 +374,7 @@ def _reach(axes, a, v, low, high, n, home, limit, cells):  # pragma: no cover - 
     return first, last
 
 
-@njit(cache=True)
+@uncounted
 def _earning(axes, a, v, low, high, n, home, limit, cells):  # pragma: no cover - compiled
     """As ``_reach`` for an axis whose value the attacker earns: every cell at its best value; returns the first and last cell and the least cost.
 
@@ -420,7 +421,7 @@ def _earning(axes, a, v, low, high, n, home, limit, cells):  # pragma: no cover 
     return first, last, best
 
 
-@njit(cache=True)
+@uncounted
 def _try(axes, a, v, w, at, cells):  # pragma: no cover - compiled
     """Take w as the cell's value if it costs less, earnings taken off, than what is known."""
     paid = price(axes, a, v, w) - axes.earns[a] * (w - v)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from carbide.evasion._tree_search.compiled import uncounted
 from carbide.types import Array
 
 ROUNDING = 1e-12  # more than the sums below are off, relative to the sum of their terms
@@ -42,7 +42,7 @@ def dual_space(nodes: int, axes: int, cells: int) -> Dual:
                 at=np.zeros(axes, np.int64), floor=np.zeros(axes), least=np.zeros(cells + 1))  # fmt: skip
 
 
-@njit(cache=True)
+@uncounted
 def restart(dual, upper, margin):  # pragma: no cover - compiled
     """Forget what earlier rows taught; for costs up to ``upper`` and sums that are off by about ``margin``."""
     dual.pull[:], dual.drift[:] = 0.0, 0.0
@@ -50,7 +50,7 @@ def restart(dual, upper, margin):  # pragma: no cover - compiled
     dual.pace[0], dual.pace[1] = 0.3, 0.0
 
 
-@njit(cache=True)
+@uncounted
 def lift(forest, stack, new, end, first, last, cells, active, low, high, sure, upper, rounds, dual):  # pragma: no cover - compiled
     """The largest bound found in so many rounds on the cost of the box's points whose undecided trees bring ``sure`` below 0.
 
@@ -80,7 +80,7 @@ def lift(forest, stack, new, end, first, last, cells, active, low, high, sure, u
     return max(best, bound)
 
 
-@njit(cache=True)
+@uncounted
 def _axes(stack, new, end, cells, active, low, high, dual):  # pragma: no cover - compiled
     """Every axis's least cost after what the trees give it, into ``floor``, its cell into ``at``; returns the sum of all pulls."""
     node, origin, pull, floor, least, offset, price = stack.node, stack.origin, dual.pull, dual.floor, dual.least, cells.start, cells.cost
@@ -105,7 +105,7 @@ def _axes(stack, new, end, cells, active, low, high, dual):  # pragma: no cover 
     return size
 
 
-@njit(cache=True)
+@uncounted
 def _trees(forest, stack, new, end, first, last, sure, dual):  # pragma: no cover - compiled
     """What the trees pay at least, with the weighted rest of the sum, and the sum of these terms' sizes."""
     node, origin, worth, value, pull, weight = stack.node, stack.origin, stack.worth, forest.value, dual.pull, dual.weight[0]
@@ -123,7 +123,7 @@ def _trees(forest, stack, new, end, first, last, sure, dual):  # pragma: no cove
     return total, size
 
 
-@njit(cache=True)
+@uncounted
 def _step(forest, stack, new, end, first, last, sure, gap, dual):  # pragma: no cover - compiled
     """Move the pulls and the weight towards agreement; ``gap`` says how far."""
     node, origin, worth, value, pull, weight = stack.node, stack.origin, stack.worth, forest.value, dual.pull, dual.weight[0]
@@ -162,7 +162,7 @@ def _step(forest, stack, new, end, first, last, sure, gap, dual):  # pragma: no 
     dual.weight[0] = min(max(weight, dual.weight[1] / FAR), dual.weight[1] * FAR)
 
 
-@njit(cache=True)
+@uncounted
 def _trim(cells, active, low, high, room, dual):  # pragma: no cover - compiled
     """Clip cells whose reduced cost is ``room`` above their axis's least."""
     for a in active:

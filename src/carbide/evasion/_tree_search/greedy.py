@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from carbide.evasion._tree_search.branch import clip
+from carbide.evasion._tree_search.compiled import uncounted
 from carbide.evasion._tree_search.narrow import narrow
 
 MOVES = 200
@@ -21,7 +21,7 @@ MORE = 8.0  # how much more money the greedy gets where it found nothing
 TRIES = 100  # stamps that a start may use
 
 
-@njit(cache=True)
+@uncounted
 def _all_moves(value, node, roots, base, cells, active, cell, low, high, change, way):  # pragma: no cover - compiled
     """Into ``change`` (one entry a cell, at ``start[a] + a``) what moving one axis alone to that cell adds to the sum; returns the sum."""
     offset, total = cells.start, base
@@ -73,7 +73,7 @@ def _all_moves(value, node, roots, base, cells, active, cell, low, high, change,
     return total
 
 
-@njit(cache=True)
+@uncounted
 def _greedy(value, node, roots, base, cells, active, cutoff, upper, cell, low, high, work):  # pragma: no cover - compiled
     """Move ``cell`` from home within ``low .. high`` to a point below the cutoff that costs less than ``upper``; returns its cost, or inf."""
     change, price, offset = work.change, cells.cost, cells.start
@@ -106,7 +106,7 @@ def _greedy(value, node, roots, base, cells, active, cutoff, upper, cell, low, h
     return cost if found else np.inf
 
 
-@njit(cache=True)
+@uncounted
 def span(cells, worst, active, upper):  # pragma: no cover - compiled
     """The least price above 0 of any move, and more than all moves cost together, at most ``upper``."""
     least, total = np.inf, 0.0
@@ -121,7 +121,7 @@ def span(cells, worst, active, upper):  # pragma: no cover - compiled
     return min(least, top), top
 
 
-@njit(cache=True)
+@uncounted
 def _reach(forest, stack, cells, steep, worst, active, edge, money, stamp, work):  # pragma: no cover - compiled
     """The trees that less than ``money`` leaves undecided, onto the stack: their last root, and the sum of the others; -1 if no point gets below ``edge``."""
     low, high, trees, nodes = work.low, work.high, len(forest.roots), len(forest.node)
@@ -133,7 +133,7 @@ def _reach(forest, stack, cells, steep, worst, active, edge, money, stamp, work)
     return to if sure + least < edge else -1, sure
 
 
-@njit(cache=True)
+@uncounted
 def reaches(forest, stack, cells, steep, worst, active, edge, upper, near, stamp, work):  # pragma: no cover - compiled
     """A price that no point below ``edge`` falls below, one at most ``near`` times as large that the trees' least leaves allow, and stamps used.
 
@@ -151,7 +151,7 @@ def reaches(forest, stack, cells, steep, worst, active, edge, upper, near, stamp
     return known, money, tries
 
 
-@njit(cache=True)
+@uncounted
 def start(forest, stack, cells, steep, active, cutoff, slack, upper, stamp, cell, work):  # pragma: no cover - compiled
     """A cheap point below the cutoff into ``cell``; returns its cost (inf if none below ``upper`` was found) and a price that no evasion falls below."""
     trees, edge, trial, top = len(forest.roots), cutoff + slack, work.trial, span(cells, False, active, upper)[1]
@@ -167,7 +167,8 @@ def start(forest, stack, cells, steep, active, cutoff, slack, upper, stamp, cell
             better = found < cost * (1 - 1e-6)
             if found < cost:
                 cost = found
-                cell[:] = trial
+                for a in range(len(cell)):
+                    cell[a] = trial[a]
             if not better:
                 break
             money = cost

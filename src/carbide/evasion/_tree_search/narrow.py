@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from carbide.evasion._tree_search.compiled import uncounted
 from carbide.types import Array
 
 LEFT, RIGHT, MISSING, FLIPPED = -1, -2, -3, -4  # in place of an axis: where a cut sends the row, or (FLIPPED - axis) that the sides change places
@@ -57,7 +58,7 @@ def grown(stack, nodes, roots):  # pragma: no cover - compiled
     return Stack(node, least, origin, worth, root, memo)
 
 
-@njit(cache=True)
+@uncounted
 def read(forest, place, node):  # pragma: no cover - compiled
     """Write the forest as the row sees it: nodes that it decides compare any axis with a cell beyond all or before all."""
     trees = forest.node
@@ -75,7 +76,7 @@ def read(forest, place, node):  # pragma: no cover - compiled
         node[i, 0], node[i, 1], node[i, 2], node[i, 3] = a, t, left, right
 
 
-@njit(cache=True)
+@uncounted
 def narrow(forest, stack, cells, steep, roots, to, end, low, high, room, sure, rest, limit, stamp, way, spent):  # pragma: no cover - compiled
     """Cut the trees ``roots`` down to the box ``low .. high`` and to moves worth less than ``room``, onto the stack from node ``end``, root ``to`` on.
 

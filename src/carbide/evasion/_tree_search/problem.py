@@ -7,6 +7,7 @@ features held still (an upper bound). A sum of which several parts change is har
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from dataclasses import dataclass, field, replace
@@ -39,15 +40,12 @@ class Problem:
 
 @dataclass(kw_only=True, eq=False)
 class _Prices:
-    """Prices of every feature ``(d,)``, matrices and stairs by column, and what a unit of a column ``earns``; ``low`` and ``high`` ``(n, d)``
-    bound what each row's changed values may be."""
+    """Prices of every feature ``(d,)``, matrices and stairs by column, and what a unit of a column ``earns``."""
 
     up: Array
     down: Array
     fixed: Array
     tables: dict[int, Array]
-    low: Array
-    high: Array
     power: float = 1.0
     steps: dict[int, Price] = field(default_factory=dict)
     earns: dict[int, float] = field(default_factory=dict)
@@ -74,10 +72,33 @@ class _Draft:
     rims: list[tuple[int, Linear]] = field(default_factory=list)
 
 
-# What calls with the same prices share; spaces and price tables never change.
-PRICED: weakref.WeakKeyDictionary[Space, weakref.WeakKeyDictionary[PriceTable, tuple[Array, Array, Array, dict[int, Array], dict[int, Price]]]] = (
-    weakref.WeakKeyDictionary()
-)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Plan:
+    """What a problem is for any rows: its draft, the linear relations that are kept, the features that may move, axes without bounds or rests."""
+
+    draft: _Draft
+    linear: list[Linear]
+    movable: set[int]
+    axes: Axes
+
+    @functools.cached_property
+    def groups(self) -> list[tuple[list[int], list[Linear]]]:
+        """Features that relations tie together, with their relations."""
+        return _connected(self.linear, self.movable)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Bounds:
+    """What each row's changed values may be, ``(n, d)``."""
+
+    low: Array
+    high: Array
+
+
+# What calls with the same prices or norm share; spaces and price tables never change.
+PRICED: weakref.WeakKeyDictionary[Space, weakref.WeakKeyDictionary[PriceTable, dict[tuple[bool, float], _Plan]]] = weakref.WeakKeyDictionary()
+BALLS: weakref.WeakKeyDictionary[Space, dict[tuple[bool, float], _Plan]] = weakref.WeakKeyDictionary()
+MOST_PLANS = 64
 
 
 def budget_problem(x: Array, prices: PriceTable, space: Space, *, held: bool, earns: float = 0.0) -> Problem:
@@ -88,16 +109,17 @@ def budget_problem(x: Array, prices: PriceTable, space: Space, *, held: bool, ea
     Raises:
         InputError: if ratios or sums feed on each other.
     """
-    known = PRICED.setdefault(space, weakref.WeakKeyDictionary())
-    if prices not in known:
-        known[prices] = (*unit_prices(prices, space), matrices(prices, space), stairs(prices, space))
-    up, down, fixed, tables, steps = known[prices]
-    up, down = up.copy(), down.copy()
-    for f, price in steps.items():  # what the steps cost is added to a price a unit of 0
-        up[f], down[f] = 0.0 if price.up_steps else up[f], 0.0 if price.down_steps else down[f]
-    gain = {space.index(prices.gain): earns} if earns and prices.gain is not None else {}
+    known = PRICED.setdefault(space, weakref.WeakKeyDictionary()).setdefault(prices, {})
+    if (held, earns) not in known:
+        if len(known) >= MOST_PLANS:
+            known.clear()
+        (up, down, fixed), steps = unit_prices(prices, space), stairs(prices, space)
+        for f, price in steps.items():  # what the steps cost is added to a price a unit of 0
+            up[f], down[f] = 0.0 if price.up_steps else up[f], 0.0 if price.down_steps else down[f]
+        gain = {space.index(prices.gain): earns} if earns and prices.gain is not None else {}
+        known[held, earns] = _plan(space, _Prices(up=up, down=down, fixed=fixed, tables=matrices(prices, space), steps=steps, earns=gain), held)
     low, high = (np.broadcast_to(bound.ravel(), x.shape).copy() for bound in (space.lower, space.upper))
-    return _problem(x, space, _Prices(up=up, down=down, fixed=fixed.copy(), tables=tables, low=low, high=high, steps=steps, earns=gain), held)
+    return _problem(x, known[held, earns], _Bounds(low=low, high=high))
 
 
 def ball_problem(x: Array, threat: LpBall, space: Space, *, held: bool, tables: dict[int, Array]) -> Problem:
@@ -109,22 +131,25 @@ def ball_problem(x: Array, threat: LpBall, space: Space, *, held: bool, tables: 
     Raises:
         InputError: for ratios and sums unless p is inf.
     """
-    rate = np.where(space.mutable.ravel(), 0.0 if threat.p == 0 else 1.0, np.inf)
     low, high = np.fmin(space.lower.ravel(), x), np.fmax(space.upper.ravel(), x)
     if math.isinf(threat.p):
         low, high = np.fmax(low, x - threat.eps), np.fmin(high, x + threat.eps)
-    elif any(isinstance(r, Ratio | Sum) and np.isfinite(rate[list(parts_of(r))]).any() for r in space.relations):
+    elif any(isinstance(r, Ratio | Sum) and space.mutable.ravel()[list(parts_of(r))].any() for r in space.relations):
         raise InputError(
             f"a ratio's or sum's own change counts in an L{threat.p:g} ball, which the tree search cannot do; choose linf or a price table"
         )
     for f in tables:
         low[:, f], high[:, f] = space.lower[f], space.upper[f]
-    paid = _Prices(up=rate, down=rate, fixed=np.full(len(rate), 1.0 if threat.p == 0 else 0.0), tables=tables, low=low, high=high,
-                   power=2.0 if threat.p == 2 else 1.0, corners=threat.p in (0, 1))  # fmt: skip
-    return replace(_problem(x, space, paid, held), worst=math.isinf(threat.p))
+    known = {} if tables else BALLS.setdefault(space, {})
+    if (held, threat.p) not in known:
+        rate = np.where(space.mutable.ravel(), 0.0 if threat.p == 0 else 1.0, np.inf)
+        paid = _Prices(up=rate, down=rate, fixed=np.full(len(rate), 1.0 if threat.p == 0 else 0.0), tables=tables,
+                       power=2.0 if threat.p == 2 else 1.0, corners=threat.p in (0, 1))  # fmt: skip
+        known[held, threat.p] = _plan(space, paid, held)
+    return replace(_problem(x, known[held, threat.p], _Bounds(low=low, high=high)), worst=math.isinf(threat.p))
 
 
-def _problem(x: Array, space: Space, paid: _Prices, held: bool) -> Problem:
+def _plan(space: Space, paid: _Prices, held: bool) -> _Plan:
     movable = paid.movable()
     movable -= {f for group in space.groups for f in group}  # a group that can be moved has a column of its own, and its members stay
     draft = _Draft(feature=[], free=set(), links={}, hard=[])
@@ -135,14 +160,20 @@ def _problem(x: Array, space: Space, paid: _Prices, held: bool) -> Problem:
         paid.up[r.features[0]] = paid.down[r.features[0]] = paid.fixed[r.features[0]] = 0.0
     linear, movable = _linears(space, movable, paid, draft, held)
     draft.feature = sorted(movable | draft.free)
-    groups = _tie(x, linear, movable, paid)
-    _bound_ratios(x, draft, paid)
-    for f, r in draft.rims:
-        _bound_rim(x, f, r, {target: below for target, below, _, part in draft.links.get(f, []) if part is None}, paid)
     for f in draft.free:
         paid.up[f] = paid.down[f] = paid.fixed[f] = 0.0
-    ties = make_ties([[draft.feature.index(f) for f in g] for g, _ in groups], [t for _, t in groups], len(x))
-    return Problem(axes=_axes(x, space, draft, paid), ties=ties, hard=tuple(draft.hard), ties_sums=bool(draft.alike))
+    return _Plan(draft=draft, linear=linear, movable=movable, axes=_axes(space, draft, paid))
+
+
+def _problem(x: Array, plan: _Plan, bounds: _Bounds) -> Problem:
+    draft, f = plan.draft, plan.axes.feature
+    groups = _tie(x, plan, bounds)
+    _bound_ratios(x, draft, bounds)
+    for feature, r in draft.rims:
+        _bound_rim(x, feature, r, {target: below for target, below, _, part in draft.links.get(feature, []) if part is None}, bounds)
+    ties = make_ties([[draft.feature.index(g) for g in group] for group, _ in groups], [t for _, t in groups], len(x))
+    axes = plan.axes._replace(low=bounds.low[:, f].copy(), high=bounds.high[:, f].copy(), link_rest=_rests(x, draft))
+    return Problem(axes=axes, ties=ties, hard=tuple(draft.hard), ties_sums=bool(draft.alike))
 
 
 def _check_chains(space: Space) -> None:
@@ -268,10 +299,10 @@ def _exact(group: list[int], inside: list[Linear], space: Space, crooked: set[in
     return True
 
 
-def _tie(x: Array, linear: list[Linear], movable: set[int], paid: _Prices) -> list[tuple[list[int], list[tuple[Array, Array]]]]:
+def _tie(x: Array, plan: _Plan, bounds: _Bounds) -> list[tuple[list[int], list[tuple[Array, Array]]]]:
     """Relations with one movable feature become bounds of the rows; those with more become ties."""
     groups = []
-    for group, inside in _connected(linear, movable):
+    for group, inside in plan.groups:
         ties = []
         for r in inside:
             c, rest = np.zeros(len(group)), np.full(len(x), float(r.upper))
@@ -282,33 +313,33 @@ def _tie(x: Array, linear: list[Linear], movable: set[int], paid: _Prices) -> li
                     rest -= value * x[:, f]
             if np.count_nonzero(c) == 1:
                 k = int(np.flatnonzero(c)[0])
-                _bound_(paid, group[k], c[k], rest)
+                _bound_(bounds, group[k], c[k], rest)
             ties.append((c, rest))
         if len(group) > 1:
             groups.append((group, ties))
     return groups
 
 
-def _bound_(paid: _Prices, f: int, c: float, rest: Array) -> None:
+def _bound_(bounds: _Bounds, f: int, c: float, rest: Array) -> None:
     """Bound feature f by ``c * v <= rest``; a row whose rest is NaN cannot move it."""
     edge = np.where(np.isnan(rest), -np.inf if c > 0 else np.inf, rest / c)
     if c > 0:
-        paid.high[:, f] = np.minimum(paid.high[:, f], edge)
+        bounds.high[:, f] = np.minimum(bounds.high[:, f], edge)
     else:
-        paid.low[:, f] = np.maximum(paid.low[:, f], edge)
+        bounds.low[:, f] = np.maximum(bounds.low[:, f], edge)
 
 
-def _bound_ratios(x: Array, draft: _Draft, paid: _Prices) -> None:
+def _bound_ratios(x: Array, draft: _Draft, bounds: _Bounds) -> None:
     """A numerator may only go where its ratio stays within the ratio's own bounds."""
     for f, links in draft.links.items():
         for target, below, slope, part in links:
             if part is None:
-                _follow(x[:, below].astype(float), paid.low[:, target], paid.high[:, target], paid.low[:, f], paid.high[:, f])
+                _follow(x[:, below].astype(float), bounds.low[:, target], bounds.high[:, target], bounds.low[:, f], bounds.high[:, f])
             else:
-                _follow_sum(slope, _rest(x, f, part), paid.low[:, target], paid.high[:, target], paid.low[:, f], paid.high[:, f])
+                _follow_sum(slope, _rest(x, f, part), bounds.low[:, target], bounds.high[:, target], bounds.low[:, f], bounds.high[:, f])
 
 
-def _bound_rim(x: Array, f: int, r: Linear, links: dict[int, int], paid: _Prices) -> None:
+def _bound_rim(x: Array, f: int, r: Linear, links: dict[int, int], bounds: _Bounds) -> None:
     """Bound numerator f by a relation of ratios that follow it (``links``: ratio to denominator) and features that stay."""
     slope, rest = np.zeros(len(x)), np.full(len(x), float(r.upper))
     for g, c in zip(r.features, r.coefficients, strict=True):
@@ -323,7 +354,7 @@ def _bound_rim(x: Array, f: int, r: Linear, links: dict[int, int], paid: _Prices
         edge = rest / slope
     never = np.isnan(edge) | ((slope == 0) & (rest < 0))
     high = np.where(never, -np.inf, np.where(slope > 0, edge, np.inf))
-    paid.high[:, f], paid.low[:, f] = np.fmin(paid.high[:, f], high), np.fmax(paid.low[:, f], np.where(~never & (slope < 0), edge, -np.inf))
+    bounds.high[:, f], bounds.low[:, f] = np.fmin(bounds.high[:, f], high), np.fmax(bounds.low[:, f], np.where(~never & (slope < 0), edge, -np.inf))
 
 
 @njit(cache=True)
@@ -354,7 +385,7 @@ def _rest(x: Array, f: int, part: Sum) -> Array:
     return rest
 
 
-def _axes(x: Array, space: Space, draft: _Draft, paid: _Prices) -> Axes:
+def _axes(space: Space, draft: _Draft, paid: _Prices) -> Axes:
     f = np.array(draft.feature, np.int64)
     lower = space.lower.ravel()[f]
     matrix, size, moves, at = np.full(len(f), -1, np.int64), np.full(len(f), -1, np.int64), [np.zeros(1)], 1
@@ -364,10 +395,6 @@ def _axes(x: Array, space: Space, draft: _Draft, paid: _Prices) -> Axes:
             moves.append(paid.tables[feature].ravel())
             at += paid.tables[feature].size
     links = [draft.links.get(feature, []) for feature in draft.feature]
-    rest = np.zeros((len(x), sum(map(len, links))))
-    for k, (feature, part) in enumerate((feature, link[3]) for feature, pairs in zip(draft.feature, links, strict=True) for link in pairs):
-        if part is not None:
-            rest[:, k] = _rest(x, feature, part)
     stair, steps = np.zeros(2 * len(f) + 1, np.int64), [(0.0, 0.0)]
     for a, feature in enumerate(draft.feature):
         for side, own in enumerate((paid.steps[feature].up_steps, paid.steps[feature].down_steps) if feature in paid.steps else ((), ())):
@@ -386,8 +413,20 @@ def _axes(x: Array, space: Space, draft: _Draft, paid: _Prices) -> Axes:
                 stair=stair, stair_by=np.array([by for by, _ in steps]), stair_paid=np.array([cost for _, cost in steps]), earns=earns,
                 straight=straight, link_start=np.cumsum([0, *map(len, links)]), link_target=np.array([t for p in links for t, *_ in p], np.int64),
                 link_below=np.array([b for p in links for _, b, *_ in p], np.int64), link_slope=np.array([s for p in links for *_, s, _ in p], float),
-                link_rest=rest, low=paid.low[:, f].copy(),
-                high=paid.high[:, f].copy(), axis_of=axis_of)  # fmt: skip
+                link_rest=NONE, low=NONE, high=NONE, axis_of=axis_of)  # fmt: skip
+
+
+NONE = np.zeros((0, 0))  # until the rows are known
+
+
+def _rests(x: Array, draft: _Draft) -> Array:
+    """What the other parts of the sum at the end of each link add up to in each row, ``(n, links)``; 0 for ratios."""
+    links = [(feature, link[3]) for feature in draft.feature for link in draft.links.get(feature, [])]
+    rest = np.zeros((len(x), len(links)))
+    for k, (feature, part) in enumerate(links):
+        if part is not None:
+            rest[:, k] = _rest(x, feature, part)
+    return rest
 
 
 def _words(r: Linear, space: Space) -> str:

@@ -9,6 +9,7 @@ from numba import njit
 
 from carbide.evasion._tree_search.branch import branch, cheapest_point, total_at
 from carbide.evasion._tree_search.cells import fill_cells, followed
+from carbide.evasion._tree_search.compiled import uncounted
 from carbide.evasion._tree_search.dual import Dual, dual_space
 from carbide.evasion._tree_search.greedy import TRIES, reaches, span, start
 from carbide.evasion._tree_search.layout import Axes, Forest, Ties
@@ -16,7 +17,7 @@ from carbide.evasion._tree_search.narrow import grown, read
 from carbide.evasion._tree_search.ties import LARGEST
 from carbide.types import Array
 
-MORE = 1.25  # a goal that was too low, times this, is the next
+MORE = 1.2  # a goal that was too low, times this, is the next
 IMPOSSIBLE, EXACT, ENOUGH, UNKNOWN = 0, 1, 2, 3
 
 
@@ -83,7 +84,7 @@ def run_rows(
             most = span(cells, worst, active, room)[1]
         upper = goal = most
         if worst:
-            least, goal, _ = reaches(forest, stack, cells, steep, True, active, cutoff + slack, most, 1.1, stamp, work)
+            least, goal, _ = reaches(forest, stack, cells, steep, True, active, cutoff + slack, most, 1.05, stamp, work)
         else:
             paid, least = start(forest, stack, cells, steep, active, cutoff, slack, most, stamp, best, work)
             if paid < most:
@@ -113,7 +114,7 @@ def run_rows(
             lower[i] = budget[i] if lower[i] >= most else lower[i] + offset
 
 
-@njit(cache=True)
+@uncounted
 def _priced(forest, stack, ties, i, row, axes, cells, steep, active, cutoff, cell, tied, work):  # pragma: no cover - compiled
     """What the point in these cells costs with all relations, its tied values in ``tied``; inf if it cannot be had or does not evade."""
     if not total_at(forest, stack.node, cell) < cutoff:
@@ -123,10 +124,11 @@ def _priced(forest, stack, ties, i, row, axes, cells, steep, active, cutoff, cel
     return cheapest_point(ties, i, row, axes, cells, steep, False, active, work.low, work.high, work.cell, tied, work)[0]
 
 
-@njit(cache=True)
+@uncounted
 def _write(axes, cells, ties, cell, tied, row, i, stale, out):  # pragma: no cover - compiled
     """The values of a point given by its cells, with tied axes and the targets that follow (in a ``stale`` row even if their parts stayed)."""
-    out[:] = row
+    for f in range(len(row)):
+        out[f] = row[f]
     for a in range(len(axes.feature)):
         if cells.count[a] > 0:
             out[axes.feature[a]] = cells.value[cells.start[a] + (cell[a] if cells.count[a] > 1 else 0)]

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from carbide.evasion._threads import Threads
-from carbide.evasion._tree_search.cells import workspace
+from carbide.evasion._tree_search.cells import Cells, workspace
 from carbide.evasion._tree_search.layout import Forest, forest_of
-from carbide.evasion._tree_search.narrow import stack_space
+from carbide.evasion._tree_search.narrow import Stack, stack_space
 from carbide.evasion._tree_search.problem import Problem, ball_problem, budget_problem
 from carbide.evasion._tree_search.recast import Shape, recast
-from carbide.evasion._tree_search.run import passes, run_rows, work_space
+from carbide.evasion._tree_search.run import Work, passes, run_rows, work_space
 from carbide.evasion._tree_search.views import Side, View, views
 from carbide.models.trees import Ensemble
 from carbide.space.membership import allowed
@@ -128,13 +128,22 @@ def search_ball(ensemble: Ensemble, x: Array, y: Array, threat: LpBall, space: S
         InputError: if a label is not a class of the trees.
     """
     rows = np.ascontiguousarray(x, np.float64).reshape(len(x), int(np.prod(x.shape[1:])))
-    result = _nothing(rows, threat.eps)
-    result = replace(result, lower=np.full(len(rows), np.inf))
+    if len(rows) and (y == y[0]).all():
+        return _of_label(ensemble, rows, int(y[0]), threat, space, threshold, boxes, rounding)
+    result = _nothing(rows, np.inf)
     for label in np.unique(y):
         mine = np.flatnonzero(y == label)
-        for forest, edge in _rivals(ensemble, int(label), threshold, rounding):
-            result = result.put(mine, _nearer(_in_ball(forest, rows[mine], threat, space, edge, boxes), result, mine))
+        result = result.put(mine, _of_label(ensemble, rows[mine], int(label), threat, space, threshold, boxes, rounding))
     return result
+
+
+def _of_label(ensemble: Ensemble, rows: Array, label: int, threat: LpBall, space: Space, threshold: float, boxes: int, rounding: int) -> SearchResult:
+    """``search_ball`` for rows of one class: the nearest row of any other class."""
+    result: SearchResult | None = None
+    for forest, edge in _rivals(ensemble, label, threshold, rounding):
+        found = _in_ball(forest, rows, threat, space, edge, boxes)
+        result = found if result is None else _nearer(found, result, np.arange(len(rows)))
+    return _nothing(rows, np.inf) if result is None else result
 
 
 def cutoff(ensemble: Ensemble, threshold: float, rounding: int = 0) -> float:
@@ -254,6 +263,31 @@ def _nothing(rows: Array, lower: float) -> SearchResult:
     )
 
 
+Scratch = tuple[Cells, Stack, Work]
+SPARE: dict[tuple[int, int], tuple[Array, Array, list[Scratch]]] = {}  # of searches that have ended, by the arrays that say what sizes are needed
+MOST_SPARE = 8
+
+
+def _scratch(forest: Forest, problem: Problem) -> Scratch:
+    """Scratch of one thread."""
+    cells = workspace(problem.axes, problem.ties, forest)
+    stack = stack_space(3 * len(forest.node) + 3, len(forest.roots), forest.shared)
+    return cells, stack, work_space(forest, problem.axes, problem.ties, len(cells.cost))
+
+
+def _spare(forest: Forest, problem: Problem) -> list[Scratch]:
+    """Scratch that threads have left for the same trees and axes: making it takes as long as an easy row. None is kept where it remembers rows."""
+    if forest.shared or len(problem.ties.axes):
+        return []
+    key = (id(forest.node), id(problem.axes.feature))
+    known = SPARE.get(key)
+    if known is None or known[0] is not forest.node or known[1] is not problem.axes.feature:
+        if len(SPARE) >= MOST_SPARE:
+            SPARE.clear()
+        known = SPARE[key] = (forest.node, problem.axes.feature, [])
+    return known[2]
+
+
 def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array, *, frozen: bool) -> SearchResult:
     axes, ties, n = problem.axes, problem.ties, len(rows)
     cost, lower, witness = np.full(n, np.inf), np.zeros(n), rows.copy()
@@ -263,11 +297,12 @@ def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array,
     parts = iter(range(0, n, PART))  # shared: whoever is free takes the next rows
 
     def run() -> None:
-        cells = workspace(axes, ties, forest)
-        stack, work = stack_space(3 * len(forest.node) + 3, len(forest.roots), forest.shared), work_space(forest, axes, ties, len(cells.cost))
+        spare = _spare(forest, problem)
+        cells, stack, work = spare.pop() if spare else _scratch(forest, problem)
         for begin in parts:
             run_rows(forest, axes, ties, rows, begin, min(begin + PART, n), how.cutoff, slack, how.budget, how.first, how.boxes, PLAIN, stale, frozen,
                      steep, problem.worst, cells, stack, work, cost, lower, witness, status, boxes)  # fmt: skip
+        spare.append((cells, stack, work))
 
     with Threads() as threads:
         threads.beside(run, -(-n // PART))

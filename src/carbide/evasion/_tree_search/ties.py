@@ -12,9 +12,9 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from carbide.evasion._tree_search.cells import rated
+from carbide.evasion._tree_search.compiled import uncounted
 from carbide.evasion._tree_search.layout import Ties
 from carbide.types import Array
 
@@ -34,6 +34,12 @@ class Corners(NamedTuple):
 
 def make_ties(groups: list[list[int]], relations: list[list[tuple[Array, Array]]], rows: int) -> Ties:
     """Groups of axes with their relations: ``(coefficients, one a group's axis; right-hand sides, one a row of x)``."""
+    if not groups:
+        return NO_TIES._replace(rhs=np.zeros((rows, 0)))
+    return _made(groups, relations, rows)
+
+
+def _made(groups: list[list[int]], relations: list[list[tuple[Array, Array]]], rows: int) -> Ties:
     matrices = [np.array([c for c, _ in ties]) for ties in relations]
     corners = [NONE, *(_corners(m.tobytes(), m.shape) for m in matrices)]
     flat = [tie for ties in relations for tie in ties]
@@ -54,6 +60,9 @@ def _no_corners(n: int) -> Corners:
 
 
 NONE = _no_corners(0)
+
+
+NO_TIES = _made([], [], 0)
 
 
 @functools.lru_cache(maxsize=64)
@@ -81,7 +90,7 @@ def _combinations(matrix: Array, m: int):
                     yield tuple(3 if i in free else next(others) for i in range(m)), free, met, inverse
 
 
-@njit(cache=True)
+@uncounted
 def keeps(ties, g, i, point, row, axes):  # pragma: no cover - compiled
     """Whether the values of group g keep its relations in row i; those between unchanged values are not asked."""
     first, m = ties.axis_start[g], ties.axis_start[g + 1] - ties.axis_start[g]
@@ -99,7 +108,7 @@ def keeps(ties, g, i, point, row, axes):  # pragma: no cover - compiled
     return True
 
 
-@njit(cache=True)
+@uncounted
 def cheapest(ties, g, i, row, axes, cells, low, high, best, point, whole):  # pragma: no cover - compiled
     """The least cost of group g's axes in the box of cells, with its values in ``best``; inf where nothing is allowed."""
     first, m = ties.axis_start[g], ties.axis_start[g + 1] - ties.axis_start[g]
@@ -145,11 +154,12 @@ def cheapest(ties, g, i, row, axes, cells, low, high, best, point, whole):  # pr
                     break
             if total < least and keeps(ties, g, i, point, row, axes):
                 least = total
-                best[:m] = point[:m]
+                for k in range(m):
+                    best[k] = point[k]
     return least
 
 
-@njit(cache=True)
+@uncounted
 def _free(ties, g, i, corner, row, axes, cells, low, high, point, whole):  # pragma: no cover - compiled
     """Solve the corner's free values; returns in how many ways they can be rounded to whole steps (into ``whole``), 0 if they cannot be."""
     first, m, n = ties.axis_start[g], ties.axis_start[g + 1] - ties.axis_start[g], ties.count[corner]
@@ -184,7 +194,7 @@ def _free(ties, g, i, corner, row, axes, cells, low, high, point, whole):  # pra
     return ways
 
 
-@njit(cache=True)
+@uncounted
 def _inside(a, row, axes, cells, low, high, point, k):  # pragma: no cover - compiled
     """What the solved value costs, moved onto the box's edge where only rounding keeps it out; inf outside."""
     v = row[axes.feature[a]]
