@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from carbide.evasion._compiled import uncounted
 from carbide.types import Array
 
 DONE, CANDIDATE, LIMIT = 0, 1, 2
@@ -124,7 +125,7 @@ def _longer(old, size):  # pragma: no cover - compiled
     return new
 
 
-@njit(cache=True)
+@uncounted
 def gap(moves, k, a, b, c, e):  # pragma: no cover - compiled
     """The least price of moving feature k from a cell of ``a .. b`` to one of ``c .. e``."""
     if moves.tabled[k]:
@@ -140,7 +141,7 @@ def gap(moves, k, a, b, c, e):  # pragma: no cover - compiled
     return 0.0
 
 
-@njit(cache=True)
+@uncounted
 def box_cost(moves, low, high):  # pragma: no cover - compiled
     """The least price of a move inside a box."""
     d, paid = len(moves.axis_of), 0.0
@@ -150,7 +151,7 @@ def box_cost(moves, low, high):  # pragma: no cover - compiled
     return paid
 
 
-@njit(cache=True)
+@uncounted
 def _pair_moves(leaves, moves, low, high, p, q, k):  # pragma: no cover - compiled
     """Whether inside the box leaf p takes a row and leaf q one that feature k's move makes of it."""
     f, e = moves.feature[k], len(moves.axis_of) + k
@@ -161,7 +162,7 @@ def _pair_moves(leaves, moves, low, high, p, q, k):  # pragma: no cover - compil
     return not ((moves.way[k] > 0 and a > g) or (moves.way[k] < 0 and b < c))
 
 
-@njit(cache=True)
+@uncounted
 def _pair_shares(leaves, low, high, p, q, f):  # pragma: no cover - compiled
     return max(leaves.low[p, f], leaves.low[q, f], low[f]) <= min(leaves.high[p, f], leaves.high[q, f], high[f])
 
@@ -204,6 +205,12 @@ def all_pairs(leaves, moves, low, high, most):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
+def assess(leaves, left, right, limits):  # pragma: no cover - compiled
+    """``_assess`` of all pairs, for Python."""
+    return _assess(leaves, left, right, 0, len(left), limits)
+
+
+@uncounted
 def _assess(leaves, left, right, first, last, limits):  # pragma: no cover - compiled
     """Of a box's pairs: the largest fall of the sum, whether the box can be dropped, whether every tree has one pair."""
     fall, top, bottom, seen, single, none = 0.0, 0.0, 0.0, 0, True, True
@@ -221,7 +228,7 @@ def _assess(leaves, left, right, first, last, limits):  # pragma: no cover - com
     return fall, dropped, single
 
 
-@njit(cache=True)
+@uncounted
 def _best_cut(leaves, moves, left, right, first, last, low, high, offset, gain, touched):  # pragma: no cover - compiled
     """The cut (axis, last cell of its lower side) about which the trees' worst pairs say most."""
     d, n, i = len(moves.axis_of), 0, first
@@ -355,7 +362,7 @@ def _swap(stack, k):  # pragma: no cover - compiled
 def opened(leaves: Leaves, moves: Moves, limits: Limits, low: Array, high: Array, most: int) -> tuple[Stack, int, float, bool]:
     """The stack with the whole box in it, how many boxes are open (0 if it falls at once), its largest fall, and whether its pairs fit ``most``."""
     left, right, whole = all_pairs(leaves, moves, low, high, most)
-    fall, dropped, _ = _assess(leaves, left, right, 0, len(left), limits) if whole else (np.inf, False, False)
+    fall, dropped, _ = assess(leaves, left, right, limits) if whole else (np.inf, False, False)
     width, n = len(low), len(left)
     stack = Stack(low=np.empty((64, width), np.int32), high=np.empty((64, width), np.int32), fall=np.empty(64), cost=np.zeros(64),
                   first=np.zeros(64, np.int64), last=np.full(64, n, np.int64), left=np.resize(left, 3 * n + 3), right=np.resize(right, 3 * n + 3))  # fmt: skip

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self
+from typing import Self
 
-from numba import config, njit
-
-WRAPPERLESS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-inner: Any = njit(cache=True, nogil=True, **WRAPPERLESS)  # of functions that compiled code alone calls
+from numba import config
 
 
 class Threads:

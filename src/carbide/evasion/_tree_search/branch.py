@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from carbide.evasion._tree_search.compiled import uncounted
+from carbide.evasion._compiled import uncounted
 from carbide.evasion._tree_search.dual import lift, restart
 from carbide.evasion._tree_search.narrow import grown, narrow
 from carbide.evasion._tree_search.ties import cheapest, keeps
@@ -278,7 +278,7 @@ def _search(
                 if tight >= upper:
                     continue
             cheapest_point(ties, i, row, axes, cells, steep, worst, active, low, high, cell, tied, work)
-        axis, cut = best_cut(forest, stack, start, left, cells, active, low, high, cell, money, work.gain)
+        axis, cut = best_cut(forest, stack, start, left, cells, active, low, high, cell, upper if worst else money, work.gain)
         if axis < 0:
             continue
         level += 1

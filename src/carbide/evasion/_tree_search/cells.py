@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from carbide.evasion._tree_search.compiled import uncounted
+from carbide.evasion._compiled import uncounted
 from carbide.evasion._tree_search.layout import Axes, Forest, Ties
 from carbide.evasion._tree_search.narrow import FLIPPED, LEFT, MISSING, RIGHT
 from carbide.space.prices import REACH

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from carbide.evasion._tree_search.compiled import uncounted
+from carbide.evasion._compiled import uncounted
 from carbide.types import Array
 
 ROUNDING = 1e-12  # more than the sums below are off, relative to the sum of their terms

@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 
+from carbide.evasion._compiled import uncounted
 from carbide.evasion._tree_search.branch import clip
-from carbide.evasion._tree_search.compiled import uncounted
 from carbide.evasion._tree_search.narrow import narrow
 
 MOVES = 200

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from carbide.evasion._tree_search.compiled import uncounted
+from carbide.evasion._compiled import uncounted
 from carbide.types import Array
 
 LEFT, RIGHT, MISSING, FLIPPED = -1, -2, -3, -4  # in place of an axis: where a cut sends the row, or (FLIPPED - axis) that the sides change places

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from carbide.evasion._compiled import uncounted
 from carbide.evasion._tree_search.branch import branch, cheapest_point, total_at
 from carbide.evasion._tree_search.cells import fill_cells, followed
-from carbide.evasion._tree_search.compiled import uncounted
 from carbide.evasion._tree_search.dual import Dual, dual_space
 from carbide.evasion._tree_search.greedy import TRIES, reaches, span, start
 from carbide.evasion._tree_search.layout import Axes, Forest, Ties

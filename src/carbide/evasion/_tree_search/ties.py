@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from carbide.evasion._compiled import uncounted
 from carbide.evasion._tree_search.cells import rated
-from carbide.evasion._tree_search.compiled import uncounted
 from carbide.evasion._tree_search.layout import Ties
 from carbide.types import Array
 

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from carbide.evasion._threads import Threads, inner
+from carbide.evasion._compiled import inner
+from carbide.evasion._threads import Threads
 from carbide.evasion.robust_trees.attackers import Reach
 from carbide.evasion.robust_trees.splits import (
     BOTH,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from carbide.evasion._threads import inner
+from carbide.evasion._compiled import inner
 
 HALVINGS = 4
 BLOCK = 512  # rows whose exponentials are taken at once, which processors do side by side

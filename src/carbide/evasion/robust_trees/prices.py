@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from carbide.evasion._threads import inner
+from carbide.evasion._compiled import inner
 from carbide.evasion.robust_trees.attackers import Reach
 
 SLACK = 1e-9

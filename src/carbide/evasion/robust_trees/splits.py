@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from carbide.evasion._threads import inner
+from carbide.evasion._compiled import inner
 
 NEWTON, GINI = 0, 1
 HAIR = 1e-9  # by which a sum must be larger to count as larger, so that the order of summing decides nothing

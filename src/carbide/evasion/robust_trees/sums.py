@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from carbide.evasion._threads import inner
+from carbide.evasion._compiled import inner
 from carbide.evasion.robust_trees.attackers import Reach
 from carbide.evasion.robust_trees.prices import entry_price, lane_of, span, unit_of
 
