@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -410,3 +411,29 @@ def test_a_second_call_with_the_same_trees_is_the_first():
     again = balls()
     assert all(map(np.array_equal, first, again))
     assert all(np.array_equal(solve(instance("plain", "xgboost", s, trees=6, depth=3, rows=4)).cost, c) for s, c in zip((1, 2), costs, strict=True))
+
+
+def test_calls_that_share_a_space_or_run_beside_each_other_are_as_alone():
+    """Plans are kept by space, prices and norm, scratch by trees and axes: neither may hold what another call needs."""
+    one, two = (instance("plain", "xgboost", seed, trees=8, depth=3, rows=6) for seed in (3, 4))
+    dear = PriceTable(prices={name: replace(price, up=2 * price.up, down=2 * price.down) for name, price in one.prices.prices.items()})
+
+    def ask(case: Instance, prices: PriceTable | None, p: float, eps: float, space: Space) -> list[Array]:
+        if prices is not None:
+            found = search(case.ensemble, case.rows, prices, space, threshold=case.threshold)
+        else:
+            found = search_ball(case.ensemble, case.rows, np.ones(len(case.rows), int), LpBall(p=p, eps=eps), space, threshold=case.threshold)
+        return [found.cost, found.lower, found.witness]
+
+    questions = [(case, prices, p, eps) for case in (one, two) for prices, p, eps in
+                 ((one.prices, 0.0, 0.0), (dear, 0.0, 0.0), (None, np.inf, 0.7), (None, np.inf, 2.0), (None, 1.0, 2.0), (None, 2.0, 2.0), (None, 0.0, 2.0))]  # fmt: skip
+    fresh = [ask(*q, replace(one.space)) for q in questions]  # a space that no call has seen
+    shared = one.space
+    for _ in range(2):
+        for q, alone in zip(questions, fresh, strict=True):
+            assert all(map(np.array_equal, ask(*q, shared), alone))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: ask(*questions[i % len(questions)], shared), range(20 * len(questions))))
+    assert all(np.array_equal(a, b) for i, got in enumerate(found) for a, b in zip(got, fresh[i % len(fresh)], strict=True))
+    costs = [f[0] for f in fresh]
+    assert len({c.tobytes() for c in costs}) > len(costs) // 2  # the questions do differ

@@ -298,7 +298,10 @@ def _run(forest: Forest, problem: Problem, rows: Array, how: _How, stale: Array,
 
     def run() -> None:
         spare = _spare(forest, problem)
-        cells, stack, work = spare.pop() if spare else _scratch(forest, problem)
+        try:
+            cells, stack, work = spare.pop()
+        except IndexError:  # none, or another thread has just taken it
+            cells, stack, work = _scratch(forest, problem)
         for begin in parts:
             run_rows(forest, axes, ties, rows, begin, min(begin + PART, n), how.cutoff, slack, how.budget, how.first, how.boxes, PLAIN, stale, frozen,
                      steep, problem.worst, cells, stack, work, cost, lower, witness, status, boxes)  # fmt: skip
