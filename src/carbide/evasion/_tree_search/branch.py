@@ -168,13 +168,14 @@ def sum_at(forest, stack, first, last, cell):  # pragma: no cover - compiled
 
 
 class Queue(NamedTuple):
-    """Boxes that wait, the next one last: their ends ``low`` and ``high`` ``(q, a)``, what their points cost at least and the level of the
-    stack that they are a part of. A level's trees are the nodes ``node_start .. node_end`` and roots ``root_start .. root_end`` of the stack;
+    """Boxes that wait, the next one last: their ends ``low`` and ``high`` ``(q, a)``, what their points cost at least, whether the cheapest of
+    them is known not to evade, and the level of the stack that they are a part of. A level's trees are the nodes ``node_start .. node_end`` and roots ``root_start .. root_end`` of the stack;
     ``base`` is the sum of those that are decided, ``rest`` that of the others' least leaves."""
 
     low: Array
     high: Array
     bound: Array
+    stands: Array
     parent: Array
     node_start: Array
     node_end: Array
@@ -194,8 +195,8 @@ def branch(
     of which the first ``plain`` go without the dual bound. ``stamp`` is a number that no earlier row has seen, nor will the ``limit + 1`` after it.
     """
     width = max(1, len(cells.count))
-    queue = Queue(np.empty((64, width), np.int64), np.empty((64, width), np.int64), np.empty(64), np.empty(64, np.int64), np.empty(66, np.int64),
-                  np.empty(66, np.int64), np.empty(66, np.int64), np.empty(66, np.int64), np.empty(66), np.empty(66))  # fmt: skip
+    queue = Queue(np.empty((64, width), np.int64), np.empty((64, width), np.int64), np.empty(64), np.zeros(64, np.bool_), np.empty(64, np.int64),
+                  np.empty(66, np.int64), np.empty(66, np.int64), np.empty(66, np.int64), np.empty(66, np.int64), np.empty(66), np.empty(66))  # fmt: skip
     queue.low[0], queue.high[0] = 0, 0
     for a in active:
         queue.high[0, a] = cells.count[a] - 1
@@ -226,7 +227,7 @@ def _search(
 ):  # pragma: no cover - compiled  # fmt: skip
     """Search the ``depth`` boxes of the queue until it or the stack needs more room for the next one; returns what ``branch`` knows, and whether that was all."""
     cell, tied, dual = work.cell, work.tied, work.dual
-    lows, highs, bounds, parent = queue.low, queue.high, queue.bound, queue.parent
+    lows, highs, bounds, stands, parent = queue.low, queue.high, queue.bound, queue.stands, queue.parent
     while depth > 0:
         if boxes >= limit:
             lower = upper
@@ -254,8 +255,7 @@ def _search(
                                         cutoff + slack, stamp + boxes, work.way, work.spent)  # fmt: skip
         if sure + least >= cutoff + slack:
             continue
-        now = sure + sum_at(forest, stack, start, left, cell)
-        if now < cutoff + slack and total_at(forest, stack.node, cell) < cutoff:
+        if not stands[depth] and sure + sum_at(forest, stack, start, left, cell) < cutoff + slack and total_at(forest, stack.node, cell) < cutoff:
             upper, found = cost, True
             _keep(cell, tied, best, best_tied)
             if first:
@@ -264,7 +264,7 @@ def _search(
         tight, rounds = cost, 0 if worst or upper == np.inf or boxes <= plain else LATER
         if rounds > 0:
             if not taught:
-                restart(dual, upper, 2 * now - cutoff - slack - sure - least)
+                restart(dual, upper, sure + 2 * sum_at(forest, stack, start, left, cell) - cutoff - slack - least)
                 rounds, taught = FIRST, True
             tight = max(cost, lift(forest, stack, new, end, start, left, cells, active, low, high, sure - cutoff - slack, upper, rounds, dual))
             if tight >= upper:
@@ -285,7 +285,7 @@ def _search(
         queue.node_start[level], queue.node_end[level], queue.root_start[level], queue.root_end[level] = new, end, start, left
         queue.base[level], queue.rest[level] = sure, least
         if not low[axis] <= cut < high[axis]:  # clipped off since the trees were narrowed
-            bounds[depth], parent[depth] = tight, level
+            bounds[depth], stands[depth], parent[depth] = tight, rounds == 0, level
             depth += 1
             continue
         for a in range(len(low)):  # all axes: nodes that are decided ask the first one, whether it can move or not
@@ -296,6 +296,7 @@ def _search(
         else:
             highs[far, axis], lows[near, axis] = cut, cut + 1
         bounds[far] = bounds[near] = tight
+        stands[far], stands[near] = False, rounds == 0  # the dual bound may have clipped off the point that was tried
         parent[far] = parent[near] = level
         depth += 2
     return upper, upper, depth, boxes, found, taught, True
@@ -313,12 +314,12 @@ def _keep(cell, tied, best, best_tied):  # pragma: no cover - compiled
 @njit(cache=True)
 def _roomier(queue, depth, level):  # pragma: no cover - compiled
     """The queue with room for two boxes more than ``depth`` - 1, and for two levels more than ``level``."""
-    low, high, bound, parent = queue.low, queue.high, queue.bound, queue.parent
+    low, high, bound, stands, parent = queue.low, queue.high, queue.bound, queue.stands, queue.parent
     if depth + 1 > len(bound):
-        low, high, bound, parent = _longer(low), _longer(high), _longer(bound), _longer(parent)
+        low, high, bound, stands, parent = _longer(low), _longer(high), _longer(bound), _longer(stands), _longer(parent)
     if level + 2 < len(queue.base):
-        return Queue(low, high, bound, parent, queue.node_start, queue.node_end, queue.root_start, queue.root_end, queue.base, queue.rest)
-    return Queue(low, high, bound, parent, _longer(queue.node_start), _longer(queue.node_end), _longer(queue.root_start), _longer(queue.root_end),
+        return Queue(low, high, bound, stands, parent, queue.node_start, queue.node_end, queue.root_start, queue.root_end, queue.base, queue.rest)
+    return Queue(low, high, bound, stands, parent, _longer(queue.node_start), _longer(queue.node_end), _longer(queue.root_start), _longer(queue.root_end),
                  _longer(queue.base), _longer(queue.rest))  # fmt: skip
 
 
