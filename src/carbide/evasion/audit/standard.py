@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carbide.evasion._ascent import ascend
+from carbide.evasion._ascent import ascend, cross_entropy, scaled_margin
 from carbide.evasion._coarse import Coarse, coarse
 from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, gradient_of, margins
 from carbide.evasion._masked import deepen, surround
@@ -53,6 +53,7 @@ NEAR, ALL = 3, 3  # classes that are tried: where near to first order, and on ro
 CANDIDATES = 6  # likeliest classes among which MALT orders
 WITHIN, AROUND = 1.5, 3.0  # eps to first order within which a class is near, and within which a row's nearest class must be for others to be tried
 STRAIGHT, FEW = 1.4, 20  # how much farther, to first order, attacks on a net that is as good as linear get on some rows than on others; among so many
+AGAIN = 0.02  # share of the rows that must break for others to be tried so once more
 CLOSE, STUCK = 0.1, 0.9  # shares of the clean margin left: with less the nearest class is tried however far it is, with more gradients led nowhere
 GONE, THREAD = 0.05, 0.01  # with less the margin is nearly gone, or hangs by a thread
 FRONT = 8  # rows that meet more classes at a time
@@ -250,9 +251,11 @@ class _Run:
         self.stage[(self.best.broken.cpu().numpy()) & (self.stage == "")] = name
 
     def _ascend(self, rows: Tensor, target: Tensor | None, steps: int, *, hope: float = HOPE) -> None:
+        """One run towards each row's target, or up the cross-entropy, which now and then breaks what no margin does."""
         if len(rows):
             steps *= SPARSE if self.ball.p == 1 else 1
-            ascend(self.model, self.ball.rows(rows), self.y[rows], target, rows, self.best, steps, self.generator, hope=hope)
+            ascend(self.model, self.ball.rows(rows), self.y[rows], target, rows, self.best, steps, self.generator,
+                   hope=hope, loss=scaled_margin if target is not None else cross_entropy)  # fmt: skip
 
     def _sweep(self) -> None:
         """A few steps of falling size down the bare margin, from the row itself."""
@@ -270,18 +273,23 @@ class _Run:
     def _scatter(self, rows: Tensor, order: Tensor, reach: Tensor, tried: Tensor) -> None:
         """A few steps towards each likely class that was not tried, where gradients at the rows foretell badly how far attacks get.
 
-        Again towards all of them, from other starts, for as long as rows break.
+        Again towards all of them, from other starts, for as long as many rows break.
         """
         left = self._left(rows)
         got = (1 - left) * reach[:, 0]
         straight = len(rows) >= FEW and bool(got.quantile(0.95) <= STRAIGHT * got.quantile(0.05))
         if straight or self.draws > 1:  # lucky draws foretell nothing
             return
-        some, before = (reach[:, 0] <= AROUND * self.ball.eps) | (left > STUCK), -1
-        while before < (count := int(self.best.broken.sum())):
-            row, which = ((some & ~self.best.broken[rows])[:, None] & ~tried).nonzero(as_tuple=True)
+        rows, order, tried = (part[(reach[:, 0] <= AROUND * self.ball.eps) | (left > STUCK)] for part in (rows, order, tried))
+        while len(rows := rows[alive := ~self.best.broken[rows]]):
+            order, tried = order[alive], tried[alive]
+            if order.shape[1] > 1:  # of two classes every loss has the same gradient, but for its size
+                self._ascend(rows, None, SHORT, hope=math.inf)
+            row, which = (~tried & ~self.best.broken[rows][:, None]).nonzero(as_tuple=True)
             self._ascend(rows[row], order[row, which], SHORT, hope=math.inf)
-            before, tried = count, torch.zeros_like(tried)
+            tried = torch.zeros_like(tried)
+            if float(self.best.broken[rows].double().mean()) < AGAIN:
+                return
 
     def _front(self, rows: Tensor, order: Tensor) -> None:
         """More classes, and several starts where the margin is nearly gone, for rows that came closest and for those whose margin did not move.
@@ -302,6 +310,7 @@ class _Run:
         """Many classes, then several starts of those in doubt, more of those that hang by a thread; whether a row broke."""
         count, aims = min(ALL, order.shape[1]), min(AIMS, order.shape[1])
         if count > 1:
+            self._ascend(rows, None, MIDDLE)
             self._ascend(rows.repeat(count), order[:, :count].T.flatten(), MIDDLE)
         left = self._left(rows)
         starts = STARTS * ((left < GONE) | (left > STUCK)).long() + MORE * ((left < THREAD) & (self.draws == 1)).long()
