@@ -1,19 +1,22 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtr
 from torch import nn
 
 from carbide import registry
 from carbide._audit import Ask, attacks
 from carbide.evasion._alarm import SAMPLE, sample_first
+from carbide.evasion._ascent import ascend
 from carbide.evasion._counted import Counted
-from carbide.evasion._gradients import Ball, Best, gradient_of, margins
+from carbide.evasion._gradients import Ball, Best, batches, gradient_of, margins
 from carbide.evasion.audit import standard
 from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.audit.pgd import PGD
 from carbide.evasion.audit.standard import Standard, certified
 from carbide.evasion.examination import views
 from carbide.evasion.examination.views import Repair, View
+from carbide.evasion.examination.votes import Asked
 from carbide.evasion.judge import audit, judge
 from carbide.evasion.prove.branch_and_bound import BranchAndBound
 from carbide.models.torch_net import TorchModel
@@ -278,3 +281,81 @@ def test_where_a_gradient_costs_many_answers_the_nets_own_and_answers_alone_come
     assert fell[away < 0.08].all()  # the net's own part of the answer is followed without measuring
     assert max(asked, default=0) <= int((~fell).sum()) + (found.stage == "").sum()
     assert "targeted" in found.stage or "sweep" in found.stage
+
+
+class Gap(nn.Module):
+    """Class 2 wins a little way off to either side, and neither its logit nor class 1's, which looks near, says so at the row itself."""
+
+    def forward(self, x):
+        off = (x[:, 0] - 0.5).abs()
+        near = torch.stack([torch.full_like(off, 1.0), 1.0 - 0.2 + (x[:, 1] - 0.5).clamp_max(0.02), 0.5 + 20 * (off - 0.05).clamp_min(0)], 1)
+        return near - near.detach().mean(1, keepdim=True)
+
+
+def test_classes_that_gradients_at_the_row_do_not_see_are_tried(monkeypatch):
+    monkeypatch.setattr(standard, "ALARMS", {})
+    monkeypatch.setattr(standard, "THOROUGH", {})
+    model = TorchModel(module=Gap(), space=unit_space(2), classes=3)
+    x = np.full((30, 2), 0.5) + np.random.default_rng(0).uniform(-0.01, 0.01, (30, 2))
+    found = Standard().propose(model, x, np.zeros(30, int), LpBall(eps=0.1), rng_for(0))
+    assert (found.stage == "scatter").mean() > 0.9
+    assert judge(model, x, np.zeros(30, int), found.x, LpBall(eps=0.1), model.space).success.mean() > 0.9
+
+
+def test_an_ascent_without_hope_is_given_up_and_keeps_its_best():
+    test, model = digits().test, digits_net()
+    ((_, ball, y),) = batches(model, test.x, test.y, LpBall(eps=0.04))
+    found, asked = [], []
+    for hope in (np.inf, 2.0):
+        counted, best = Counted(model), Best(ball.clean)
+        ascend(counted, ball, y, None, torch.arange(len(y)), best, 60, torch.Generator().manual_seed(0), hope=hope)
+        found.append(best)
+        asked.append(counted.queries)
+    assert asked[1] < 0.7 * asked[0]
+    assert torch.equal(found[0].broken, found[1].broken)
+    assert (found[1].margin - found[0].margin).abs().max() < 0.02 * found[0].margin.abs().max()
+    with torch.no_grad():
+        torch.testing.assert_close(margins(model.logits(found[1].x), y), found[1].margin, atol=1e-4, rtol=1e-4)
+
+
+class Mirror(nn.Module):
+    """Inputs the other way round: the identity in its place leads away from the boundary."""
+
+    def forward(self, x):
+        return 1 - x
+
+
+def test_where_a_layer_is_passed_the_nets_own_gradient_is_tried_too(monkeypatch):
+    monkeypatch.setattr(standard, "ALARMS", {})
+    monkeypatch.setattr(standard, "THOROUGH", {})
+    inner = linear([1.0, -1.0], 0.0)
+    model = TorchModel(module=nn.Sequential(Mirror(), inner.module), space=unit_space(2), classes=2)
+    view = View(model, Repair(layers=("0",)))
+    x = np.random.default_rng(0).uniform(0.2, 0.8, (80, 2))
+    y = model.predict(x).argmax(1)
+    fell = judge(model, x, y, Standard()(view, x, y, LpBall(eps=0.1), rng_for(0)), LpBall(eps=0.1), model.space).success
+    np.testing.assert_array_equal(fell, np.abs(x[:, 0] - x[:, 1]) / 2 < 0.1)
+
+
+class Noisy(nn.Module):
+    """Noise of a size on the margin of a linear net, drawn anew for each answer."""
+
+    def __init__(self, inner, size):
+        super().__init__()
+        self.inner, self.size = inner, size
+
+    def forward(self, x):
+        return self.inner(x) + self.size * torch.randn(len(x), 2, dtype=x.dtype)
+
+
+def test_of_random_answers_rows_fall_where_most_single_ones_are_wrong():
+    inner = linear([4.0, -4.0], 0.0)
+    model = TorchModel(module=Noisy(inner.module, 0.5), space=unit_space(2), classes=2)
+    x = np.random.default_rng(0).uniform(0.2, 0.8, (120, 2))
+    y, away = decide(inner.predict(x)), np.abs(x[:, 0] - x[:, 1]) / 2
+    found = Standard().propose(View(model, Repair(draws=4, caution=0.3)), x, y, LpBall(eps=0.1), rng_for(0))
+    assert (found.stage[away < 0.09] != "").all()
+    assert (found.stage[away > 0.15] == "").all(), "a few lucky draws are no success"
+    wrong = (Asked(model, draws=401, seed=7).labels(found.x) != y).mean(0)
+    most = ndtr(8 * (0.1 - away) / (0.5 * np.sqrt(2)))  # at the far side of the ball
+    assert (most - wrong)[most > 0.6].max() < 0.12, "where most answers can be wrong, they are"

@@ -68,13 +68,17 @@ def ascend(
     generator: torch.Generator,
     x: Tensor | None = None,
     loss: Loss = scaled_margin,
+    hope: float = math.inf,
 ) -> None:
-    """One run of ``steps`` steps for rows ``rows`` of ``best``, which may repeat; ball and labels are theirs. It starts at ``x`` or at random."""
+    """One run of ``steps`` steps for rows ``rows`` of ``best``, which may repeat; ball and labels are theirs. It starts at ``x`` or at random.
+
+    A row leaves it early (Linf, L2) where twice in a row the loss rose so slowly that ``hope`` times that would not bring it to 0.
+    """
     ball = ball.tight()
     x = ball.random(generator) if x is None else x
     more = {} if target is None else {"target": target}
     if ball.p != 1:
-        _climb(model, ball, {"rows": rows, "y": y, "x": x} | more, best, steps, loss)
+        _climb(model, ball, {"rows": rows, "y": y, "x": x} | more, best, steps, loss, hope)
         return
     sparse = torch.full((len(y),), START * x[0].numel(), dtype=x.dtype, device=x.device)
     for factor, share in WIDER:
@@ -84,7 +88,7 @@ def ascend(
         x, sparse = s["top"], s["keep"]
 
 
-def _climb(model: Any, ball: Ball, s: dict[str, Tensor], best: Best | None, steps: int, loss: Loss) -> dict[str, Tensor]:
+def _climb(model: Any, ball: Ball, s: dict[str, Tensor], best: Best | None, steps: int, loss: Loss, hope: float = math.inf) -> dict[str, Tensor]:
     """Everything that a row needs is in ``s``, so that finished rows can be dropped; without ``best`` no row is ever finished."""
 
     def score(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
@@ -102,7 +106,7 @@ def _climb(model: Any, ball: Ball, s: dict[str, Tensor], best: Best | None, step
     keep = look(s)
     zero = torch.zeros_like(s["loss"])
     s |= {"last": s["x"], "top": s["x"], "top_loss": s["loss"], "top_gradient": s["gradient"], "seen_loss": s["loss"], "rises": zero,
-          "size": zero + ball.eps * (1 if ball.p == 1 else 2), "halved": zero.bool(), "was": zero + s["x"][0].numel()}  # fmt: skip
+          "size": zero + ball.eps * (1 if ball.p == 1 else 2), "halved": zero.bool(), "was": zero + s["x"][0].numel(), "slow": zero.bool()}  # fmt: skip
     s |= {} if best is None else {"top_margin": s["margin"]}
     for turn in range(1, steps + 1):
         if keep is not None and not bool(keep.all()):
@@ -115,6 +119,8 @@ def _climb(model: Any, ball: Ball, s: dict[str, Tensor], best: Best | None, step
         s["rises"] = s["rises"] + (s["loss"] > before)
         _copy(s, s["loss"] > s["top_loss"], NOW, TOP)
         if turn in checks:
+            if best is not None and math.isfinite(hope):
+                keep = _hopeful(s, best, (steps - turn) / (turn - since) * hope) & (keep if keep is not None else True)
             adapt(s, ball, turn - since)
             since = turn
     if best is not None:
@@ -135,6 +141,15 @@ def _halve(s: dict[str, Tensor], ball: Ball, turns: int) -> None:
     s["size"] = torch.where(stuck, s["size"] / 2, s["size"])
     _copy(s, stuck, TOP, NOW)
     s["halved"], s["seen_loss"], s["rises"] = stuck, s["top_loss"], torch.zeros_like(s["rises"])
+
+
+def _hopeful(s: dict[str, Tensor], best: Best, times: float) -> Tensor:
+    """Which rows ``(n,)`` may still break if the loss rises ``times`` as much as since the last checkpoint; of the others the best place is noted."""
+    slow = (s["top_loss"] - s["seen_loss"]) * times < -s["top_loss"]
+    lost = slow & s["slow"]
+    s["slow"] = slow
+    best.note(s["rows"][lost], s["top"][lost], s["top_margin"][lost])
+    return ~lost
 
 
 def _sparse_move(s: dict[str, Tensor], ball: Ball, turn: int) -> Tensor:

@@ -17,7 +17,6 @@ True
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -28,11 +27,13 @@ from torch import Tensor
 from carbide.evasion._ascent import ascend, cross_entropy, scaled_margin
 from carbide.evasion._coarse import coarse
 from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, margins
+from carbide.evasion._nearest import likeliest
 from carbide.evasion.audit.pgd import gradient_refusal
 from carbide.registry import Method
 from carbide.run import track
 from carbide.types import Access, Array, InputError, LpBall, Rng, Threat
 
+TOGETHER = 256  # rows and classes that are tried at once where rows are few
 LOSSES = {"margin": scaled_margin, "cross_entropy": cross_entropy}
 
 
@@ -80,15 +81,21 @@ class APGD(Method):
         with torch.no_grad():
             logits = model.logits(ball.clean)
         best.see(torch.arange(len(y), device=y.device), ball.clean, logits, margins(logits, y, model.threshold))
-        others = logits.scatter(1, y[:, None], -math.inf).argsort(dim=1, descending=True)
-        rounds: list[Tensor | None] = [None]
+        self._round(model, ball, y, best, generator)
         if logits.shape[1] > 2:  # with two classes the only target is the runner-up
-            rounds += [others[:, t] for t in range(min(self.targets, logits.shape[1] - 1))]
-        for target in rounds:
-            rows = best.alive()
-            if len(rows) == 0:
-                break
-            ascend(model, ball.rows(rows), y[rows], None if target is None else target[rows], rows, best,
-                   self.steps if target is None else self.target_steps, generator,
-                   loss=LOSSES[self.loss] if target is None else scaled_margin)  # fmt: skip
+            others = likeliest(logits, y)[:, : self.targets]
+            done = 0
+            while done < others.shape[1] and (left := int((~best.broken).sum())):
+                several = max(1, TOGETHER // left)
+                self._round(model, ball, y, best, generator, others[:, done : done + several])
+                done += several
         return best.x
+
+    def _round(self, model: Any, ball: Ball, y: Tensor, best: Best, generator: torch.Generator, targets: Tensor | None = None) -> None:
+        """One run of the rows that stand, towards each of the ``targets`` ``(n, t)`` at once, or towards none."""
+        rows = best.alive()
+        many = rows if targets is None else rows.repeat(targets.shape[1])
+        if len(rows):
+            ascend(model, ball.rows(many), y[many], None if targets is None else targets[rows].T.flatten(), many, best,
+                   self.steps if targets is None else self.target_steps, generator,
+                   loss=LOSSES[self.loss] if targets is None else scaled_margin)  # fmt: skip

@@ -2,8 +2,9 @@
 
 Rows that interval bounds certify are never attacked. The others meet, each only until it breaks: a short sweep down the margin; short
 APGD towards the classes that are near by gap over the dual norm of its gradient (MALT, Melamed et al. 2024,
-https://arxiv.org/abs/2407.02240); then, closest rows first and for as long as some of them break, longer runs from several starts, and
-the same for rows whose margin did not move. FAB-T and Square then try the rows in most doubt and a sample of the others, and all of them
+https://arxiv.org/abs/2407.02240); where gradients at the rows foretell badly how far attacks get, a few steps towards every other likely
+class; then, closest rows first and for as long as some of them break, longer runs from several starts, and the same for rows whose margin
+did not move. An ascent is given up where its loss rises too slowly to matter. FAB-T and Square then try the rows in most doubt and a sample of the others, and all of them
 as soon as one of the sample breaks: gradients that lead nowhere are no defence. For L0 it is sigma-zero alone.
 
 >>> import numpy as np, torch
@@ -27,11 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carbide.evasion._ascent import ascend
+from carbide.evasion._ascent import ascend, cross_entropy, scaled_margin
 from carbide.evasion._coarse import Coarse, coarse
 from carbide.evasion._gradients import Ball, Best, array, batches, generator_of, gradient_of, margins
+from carbide.evasion._masked import deepen, surround
 from carbide.evasion._nearest import likeliest, towards
-from carbide.evasion.audit.apgd import APGD
 from carbide.evasion.audit.fab import FAB
 from carbide.evasion.audit.sigma_zero import SigmaZero
 from carbide.evasion.audit.square import Square
@@ -44,16 +45,18 @@ from carbide.types import Access, Array, InputError, LpBall, Rng, Threat, decide
 EFFORTS = ("quick", "full")
 SWEEP = (1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.1, 0.1)  # the steps of the sweep, in multiples of eps
 STEPS, MIDDLE, LONG = 12, 24, 60  # of APGD: towards each near class, each class of rows that came closest, and of each of their starts
-AIMS, STARTS = 2, 2  # nearest classes, and starts towards each of them
-LONGER, MORE = 200, 4  # steps and starts of rows that hang by a thread
+SHORT = 4  # and towards each likely class that is not near, which shows where gradients at the rows order classes badly
+HOPE = 2.0  # times as fast as at present that the loss of a row must have to rise for an ascent to be given up
+AIMS, STARTS, MORE = 2, 2, 6  # nearest classes, starts towards each of them, and more starts of rows that hang by a thread
 SPARSE = 3  # times as many steps for L1, where most are spent in wider balls
 NEAR, ALL = 3, 3  # classes that are tried: where near to first order, and on rows that came closest
 CANDIDATES = 6  # likeliest classes among which MALT orders
-WITHIN = 1.5  # a class is near whose boundary is at most so many eps away, to first order
+WITHIN, AROUND = 1.5, 3.0  # eps to first order within which a class is near, and within which a row's nearest class must be for others to be tried
+STRAIGHT, FEW = 1.4, 20  # how much farther, to first order, attacks on a net that is as good as linear get on some rows than on others; among so many
+AGAIN = 0.02  # share of the rows that must break for others to be tried so once more
 CLOSE, STUCK = 0.1, 0.9  # shares of the clean margin left: with less the nearest class is tried however far it is, with more gradients led nowhere
 GONE, THREAD = 0.05, 0.01  # with less the margin is nearly gone, or hangs by a thread
 FRONT = 8  # rows that meet more classes at a time
-WIDE = (*[("targeted", APGD(steps=24, target_steps=24))] * 4, ("square", Square(queries=500)))  # for all rows of nets whose gradient is measured
 SAMPLE = 16  # rows that a certificate tries first
 DOUBTED, ASKED = 8, 8  # rows in most doubt, on either side, and others drawn at random, that an alarm tries first
 ALARMS = {"fab": FAB(steps=12, targets=2), "square": Square(queries=100)}  # where gradients broke most rows, and for all once a sample broke
@@ -99,17 +102,17 @@ class Standard(Method):
         field = _Field(model, np.array(x, np.float64), y, threat, rng)
         field.stage[certified(model, x, y, threat)] = "certified"
         full = self.effort == "full"
-        own = getattr(model, "own", None)
-        if own is not None:  # a gradient costs many answers: the net's own, wrong as it is, and answers alone break most rows for less
-            field.climb(own, full=False)
-            for name, attack in WIDE if full else ():
-                field.let(name, attack, own, field.open())
+        own, dear = getattr(model, "own", None), getattr(model, "dear", False)
+        if own is not None and (full or dear):
+            field.surround(own, full=full, dear=dear)
         view = coarse(model, *field.left(), threat)
-        field.climb(view, full=full and own is None)
-        if full and own is None:
+        field.climb(view, full=full and not dear)
+        if full and not dear:
             often = np.isin(field.stage, ["", "certified"]).sum() > len(field.stage) / 2 and getattr(model, "draws", 1) == 1
             for name, alarm in (THOROUGH if often else ALARMS).items():
                 field.ring(name, alarm, view)
+        if full and getattr(model, "draws", 1) > 1:
+            field.deepen(view)
         return Proposal(field.best, field.stage)
 
     def _fewest(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Proposal:
@@ -154,7 +157,7 @@ class _Field:
     def climb(self, view: Any, *, full: bool, rows: Array | None = None) -> None:
         """The gradient stages, for all open rows if none are given."""
         rows = self.open() if rows is None else rows
-        for part, ball, labels in track(list(batches(self.model, self.x[rows], self.y[rows], self.threat)), label="standard"):
+        for part, ball, labels in track(list(batches(view, self.x[rows], self.y[rows], self.threat)), label="standard"):
             run = _Run(view, ball, labels, generator_of(self.rng, ball.clean.device))
             run.climb(full=full)
             self.best[rows[part]], self.stage[rows[part]], self.doubt[rows[part]] = array(run.best.x), run.stage, array(run.best.margin / run.margin)
@@ -165,8 +168,23 @@ class _Field:
             if len(stand):
                 self.climb(self.model, full=full, rows=stand)
 
+    def surround(self, own: Any, *, full: bool, dear: bool) -> None:
+        """The net's own gradient and answers alone: they break most rows, and cost less than a gradient that is measured."""
+        count = len(self.open())
+        self.climb(own, full=False)
+        if full and (dear or len(self.open()) < count):
+            surround(self.open, lambda name, attack, rows: self.let(name, attack, own, rows))
+
+    def deepen(self, view: Any) -> None:
+        """Rows that fell or came close, on to where most single answers are wrong; which fell is decided anew."""
+        rows = np.flatnonzero((self.stage != "certified") & ((self.stage != "") | (self.doubt < CLOSE)))
+        if len(rows):
+            self.best[rows], wrong = deepen(view, self.x[rows], self.y[rows], self.best[rows], self.threat, self.rng)
+            stage = self.stage[rows]
+            self.stage[rows] = np.where(wrong <= 0.5, "", np.where(stage == "", "starts", stage))
+
     def let(self, name: str, alarm: Method, view: Any, rows: Array) -> None:
-        """Let an attack that needs no climbing try these rows; what breaks is noted as its."""
+        """Let an attack that needs no climbing try these rows, which may repeat; what breaks is noted as its."""
         if len(rows) == 0:
             return
         space, x, y = self.model.space, self.x[rows], self.y[rows]
@@ -223,6 +241,8 @@ class _Run:
         self._ascend(rows[row], order[row, which], STEPS)
         self._mark("targeted")
         if full:
+            self._scatter(rows, order, reach, near)
+            self._mark("scatter")
             self._front(rows, order)
             self._mark("starts")
 
@@ -230,10 +250,12 @@ class _Run:
         """Name the stage for rows that broke since the last one."""
         self.stage[(self.best.broken.cpu().numpy()) & (self.stage == "")] = name
 
-    def _ascend(self, rows: Tensor, target: Tensor | None, steps: int, x: Tensor | None = None) -> None:
+    def _ascend(self, rows: Tensor, target: Tensor | None, steps: int, *, hope: float = HOPE) -> None:
+        """One run towards each row's target, or up the cross-entropy, which now and then breaks what no margin does."""
         if len(rows):
             steps *= SPARSE if self.ball.p == 1 else 1
-            ascend(self.model, self.ball.rows(rows), self.y[rows], target, rows, self.best, steps, self.generator, x)
+            ascend(self.model, self.ball.rows(rows), self.y[rows], target, rows, self.best, steps, self.generator,
+                   hope=hope, loss=scaled_margin if target is not None else cross_entropy)  # fmt: skip
 
     def _sweep(self) -> None:
         """A few steps of falling size down the bare margin, from the row itself."""
@@ -247,6 +269,27 @@ class _Run:
             if not bool(keep.all()):
                 rows, x, y, gradient, ball = rows[keep], x[keep], y[keep], gradient[keep], ball.rows(keep)
             x = ball.near(x + size * ball.eps * ball.direction(gradient, x=x))
+
+    def _scatter(self, rows: Tensor, order: Tensor, reach: Tensor, tried: Tensor) -> None:
+        """A few steps towards each likely class that was not tried, where gradients at the rows foretell badly how far attacks get.
+
+        Again towards all of them, from other starts, for as long as many rows break.
+        """
+        left = self._left(rows)
+        got = (1 - left) * reach[:, 0]
+        straight = len(rows) >= FEW and bool(got.quantile(0.95) <= STRAIGHT * got.quantile(0.05))
+        if straight or self.draws > 1:  # lucky draws foretell nothing
+            return
+        rows, order, tried = (part[(reach[:, 0] <= AROUND * self.ball.eps) | (left > STUCK)] for part in (rows, order, tried))
+        while len(rows := rows[alive := ~self.best.broken[rows]]):
+            order, tried = order[alive], tried[alive]
+            if order.shape[1] > 1:  # of two classes every loss has the same gradient, but for its size
+                self._ascend(rows, None, SHORT, hope=math.inf)
+            row, which = (~tried & ~self.best.broken[rows][:, None]).nonzero(as_tuple=True)
+            self._ascend(rows[row], order[row, which], SHORT, hope=math.inf)
+            tried = torch.zeros_like(tried)
+            if float(self.best.broken[rows].double().mean()) < AGAIN:
+                return
 
     def _front(self, rows: Tensor, order: Tensor) -> None:
         """More classes, and several starts where the margin is nearly gone, for rows that came closest and for those whose margin did not move.
@@ -264,15 +307,15 @@ class _Run:
                 first, size = first + size, FRONT
 
     def _start_often(self, rows: Tensor, order: Tensor) -> bool:
-        """Many classes, then several starts of those in doubt, and of those that hang by a thread; whether a row broke."""
+        """Many classes, then several starts of those in doubt, more of those that hang by a thread; whether a row broke."""
         count, aims = min(ALL, order.shape[1]), min(AIMS, order.shape[1])
         if count > 1:
+            self._ascend(rows, None, MIDDLE)
             self._ascend(rows.repeat(count), order[:, :count].T.flatten(), MIDDLE)
-        for steps, starts, low, high in ((LONG, STARTS, GONE, STUCK), (LONGER, MORE, THREAD, math.inf))[: 1 if self.draws > 1 else 2]:
-            left = self._left(rows)
-            some = ~self.best.broken[rows] & ((left < low) | (left > high))
-            aim = order[some][:, :aims].repeat(1, starts).T.flatten()
-            self._ascend(rows[some].repeat(starts * aims), aim, steps)
+        left = self._left(rows)
+        starts = STARTS * ((left < GONE) | (left > STUCK)).long() + MORE * ((left < THREAD) & (self.draws == 1)).long()
+        which = torch.arange(len(rows), device=rows.device).repeat_interleave(starts.masked_fill(self.best.broken[rows], 0))
+        self._ascend(rows[which].repeat(aims), order[which, :aims].T.flatten(), LONG)
         return bool(self.best.broken[rows].any())
 
     def _left(self, rows: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def examine_gradients(model: Any, x: Array, y: Array, threat: LpBall, rng: Rng, 
     probe = probe_of(model, x, y, threat)
     repair = Repair(draws=DRAWS if random else 1)
     if random and probe.twin.dtype == torch.float64:
-        repair = replace(repair, double=True, caution=_spread_of_draws(probe))
+        repair = replace(repair, caution=_spread_of_draws(probe))
     if random and not _repeats(probe):
         return [], repair  # two looks at such a gradient cannot be compared
     found = [] if random else _watched(probe)

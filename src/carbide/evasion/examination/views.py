@@ -18,7 +18,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ STEPS = frozenset({"round", "round_", "floor", "floor_", "ceil", "ceil_", "trunc
 INPLACE = frozenset({"round_", "floor_", "ceil_", "trunc_", "sign_"})
 STOPS = frozenset({"detach", "__get__"})  # __get__ reads tensor.data, among other attributes
 READ_DATA = inspect.getattr_static(Tensor, "data").__get__
+OTHER = 1_000_000  # seeds further lie a view's other draws
+MANY = 4  # times as many draws make one answer of a cautious view
 PAIRS = 32  # of answers from which a gradient is measured
 CASTS = frozenset({"to", "type", "int", "long", "short", "byte", "char"})
 
@@ -138,6 +140,8 @@ class View:
     def __init__(self, model: Any, repair: Repair, *, seed: int = 0) -> None:
         self.model, self.repair, self.seed, self._calls = model, repair, seed, 0
         self.inner = _twin(model, repair)
+        double = repair.double and (repair.inner or repair.scale != 1)  # where the net's own precision loses its gradient
+        self._own = _twin(model, Repair(double=double)) if repair.estimate or repair.layers or repair.noise else None
 
     def __getattr__(self, name: str) -> Any:
         if name == "model":  # as it is while another process unpacks it
@@ -151,17 +155,26 @@ class View:
 
     @property
     def own(self) -> Any:
-        """The model with its own gradient, where this one's is measured from many answers; else None."""
-        return self.inner if self.repair.estimate else None
+        """The model with its own gradient, where this one's is another's; else None."""
+        return self._own
+
+    @property
+    def dear(self) -> bool:
+        """Whether a gradient costs many answers."""
+        return self.repair.estimate > 0
+
+    def cautious(self, times: float) -> View:
+        """A view of more and other draws, for which a row is broken only so many times as far beyond the boundary."""
+        return View(self.model, replace(self.repair, draws=MANY * self.draws, caution=times * self.repair.caution), seed=self.seed + OTHER)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that attacks compute in."""
-        return self.inner.dtype
+        """The dtype that attacks compute in; with caution float64, whatever the module computes in."""
+        return torch.float64 if self.repair.caution else self.inner.dtype
 
     def tensor(self, x: Array) -> Tensor:
         """Inputs as a tensor of that dtype."""
-        return self.inner.tensor(x)
+        return self.inner.tensor(x).to(self.dtype)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits ``(n, k)``: in value the model's own, but for float64, draws, scale and an undone softmax."""
@@ -184,8 +197,10 @@ class View:
         return self.repair.noise * (2 * torch.rand((16, *x.shape), generator=generator, device=x.device, dtype=x.dtype) - 1)
 
     def _ask(self, x: Tensor) -> Tensor:
+        near = x.contiguous().to(self.inner.dtype)
         with Passing() if self.repair.passing else contextlib.nullcontext():
-            return inner_logits(self.inner, x.contiguous()) if self.repair.inner else self.inner.logits(x.contiguous())
+            out = inner_logits(self.inner, near) if self.repair.inner else self.inner.logits(near)
+        return out.to(x.dtype)
 
     def _still(self, x: Tensor) -> Tensor:
         with torch.no_grad():
