@@ -1,6 +1,6 @@
 """The standard ensemble beside AutoAttack: the same nets, the same rows, the same eps; what each breaks, and its seconds.
 
-    python -m benchmarks.autoattack [--rows 500] [--models 16] [--kinds "digits/TRADES;fashion"] [--seed 0] [--dry]
+    python -m benchmarks.autoattack [--rows 500] [--models 16] [--kinds "digits/TRADES;fashion"] [--seed 0] [--processes 1] [--dry]
 
 Needs torchattacks (``pip install torchattacks`` with torch held by constraints.txt, in an environment of its own) and Fashion-MNIST
 beside the project. Ordinary nets meet the ensemble itself; masked ones what ``carbide audit`` does first: the examination, then the
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from torch import nn
 
 from benchmarks.poisoning import fashion
@@ -192,6 +193,7 @@ def broken(model: Model, x: Array, y: Array, z: Array, threat: LpBall) -> Array:
 
 def measure(kind: Kind, rows: int, seed: int) -> dict[str, Any]:
     """Both attacks on one net."""
+    torch.set_num_threads(1)
     data = splits(kind)
     model = model_of(kind, data, seed)
     judged: Any = Asked(model) if kind.mask == "noise" else model
@@ -222,20 +224,22 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=len(KINDS))
     parser.add_argument("--kinds", default="", help="parts of names, separated by semicolons; default all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="nets measured beside each other, each on one thread")
     parser.add_argument("--dry", action="store_true", help="print only")
     given = parser.parse_args()
     parts = [part for part in given.kinds.split(";") if part]
     chosen = [kind for kind in KINDS if not parts or any(part in f"{kind.name} {kind.threat.words()}" for part in parts)][: given.models]
     table: list[dict[str, Any]] = []
-    for kind in chosen:
-        table.append(measure(kind, given.rows, given.seed))
-        print(" | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in table[-1].values()), flush=True)
+    work = Parallel(n_jobs=given.processes, return_as="generator")
+    for row in work(delayed(measure)(kind, given.rows, given.seed) for kind in chosen):
+        table.append(row)
+        print(" | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()), flush=True)
     if given.dry:
         return
     its, also, again, more = (sum(row[name] for row in table) for name in ("of its rows", "also broken", "by AutoAttack again", "only standard"))
     ratios = {masked: [row["CPU ratio"] for kind, row in zip(chosen, table, strict=True) if bool(kind.mask) == masked] for masked in (False, True)}
     record("Images: the standard ensemble beside AutoAttack" + (f", seed {given.seed}" if given.seed else ""), table, protocol=(
-        f"{len(table)} nets, the first {given.rows} test rows of each data set, one process. Robust accuracy over all rows under each; of its rows: what "
+        f"{len(table)} nets, the first {given.rows} test rows of each data set, {given.processes} process(es) of one thread. Robust accuracy over all rows under each; of its rows: what "
         "AutoAttack breaks beyond those wrong as they are, how many of them the standard ensemble breaks too, and how many AutoAttack itself with another seed; seconds by the clock and of the processor, "
         f"after each side ran on {WARM} of the rows, so that neither pays for what happens once in a process. "
         "Every changed input is judged by the same judge on the net as it is, in the same ball."),
