@@ -238,7 +238,7 @@ def main() -> None:
         notes += [exact(world, prices)] if Access.STRUCTURE in world.model.access else []
     record("Attacks on tables of nets, machines and neighbours", table,
            protocol=f"Splits and worlds of seed {options.seed}; up to {options.rows} frauds that each model catches at 1% false positives; one thread. Prices of rows that stand count as infinite.",
-           notes=[*notes, "ART's attacks minimise L2 and see no prices; on the scaled accounts a price is the L1 distance. TabularBench (CAPGD, MOEVA) needs Python below 3.11 and was not run."])  # fmt: skip
+           notes=[*notes, "ART's attacks minimise L2 and see no prices; on the scaled accounts a price is the L1 distance. TabularBench (CAPGD, MOEVA) stands in a section of its own."])  # fmt: skip
 
 
 if __name__ == "__main__":
