@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from carbide.run import cluster
 from carbide.run.progress import Progress
 from carbide.run.store import Store
 from carbide.types import InputError
@@ -67,12 +69,14 @@ def track(items: Iterable[T], *, label: str, total: int | None = None) -> Iterat
 
 
 def spread(work: Callable[[S], T], items: Sequence[S], *, label: str, key: Any = None, chunk: int = 8) -> list[T]:
-    """``[work(item) for item in items]`` over the run's workers, one thread each, in order.
+    """``[work(item) for item in items]`` over the run's workers, one thread each, in order; over a Ray cluster where one is named.
 
     With ``key`` (anything that ``carbide.types.digest`` takes and that decides the results) finished chunks of
     ``chunk`` items are stored, so that a killed run goes on after the last whole chunk.
     """
     run = current()
+    if run.workers > 1 and cluster.named():
+        chunk = max(chunk, cluster.size())
     chunks = [list(items[i : i + chunk]) for i in range(0, len(items), chunk)]
     done: list[T] = []
     with run.progress.bar(label, len(items)) as advance:
@@ -91,10 +95,13 @@ def spread(work: Callable[[S], T], items: Sequence[S], *, label: str, key: Any =
 def _compute(work: Callable[[S], T], items: list[S], workers: int) -> list[T]:
     if workers <= 1 or len(items) <= 1:
         return [work(item) for item in items]
-    from joblib import Parallel, delayed
+    if cluster.named():
+        results: Any = cluster.compute(functools.partial(_refusing, work), items)
+    else:
+        from joblib import Parallel, delayed
 
-    pool = Parallel(n_jobs=min(workers, len(items)), backend="loky", inner_max_num_threads=1)
-    results: Any = list(pool(delayed(_refusing)(work, item) for item in items))
+        pool = Parallel(n_jobs=min(workers, len(items)), backend="loky", inner_max_num_threads=1)
+        results = list(pool(delayed(_refusing)(work, item) for item in items))
     for refused, result in results:  # the first in order, whichever process was the first to refuse
         if refused:
             raise result
