@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from xgboost import XGBClassifier
@@ -34,14 +34,36 @@ def logged(x: Array) -> Array:
     return np.sign(x) * np.log1p(np.abs(x))
 
 
+class Unit(NamedTuple):
+    """Features as logarithms in [0, 1] by the range of some rows: the columns that are ``used``, their least values and their ranges."""
+
+    used: Array
+    low: Array
+    wide: Array
+    names: list[str]
+
+    @classmethod
+    def of(cls, data: Dataset) -> Unit:
+        """The columns that differ among these rows."""
+        used = np.flatnonzero(data.x.std(0) > 0)
+        x = logged(data.x[:, used])
+        return cls(used, x.min(0), np.ptp(x, axis=0), [data.space.names[f] for f in used])
+
+    def rows(self, x: Array) -> Array:
+        """Rows ``(n, d)`` in these units; others than those they were made by may lie outside [0, 1]."""
+        return (logged(x[:, self.used]) - self.low) / self.wide
+
+    def space(self, **options: Any) -> Space:
+        """The unit cube."""
+        return Space.table(self.names, lower=np.zeros(len(self.used)), upper=np.ones(len(self.used)), **options)
+
+
 def world(seed: int) -> tuple[EstimatorModel, Array]:
     """The fitted model at 1% false positives, and the frauds of the test rows that it catches."""
     splits = splits_of(seed)
-    used = np.flatnonzero(splits.train.x.std(0) > 0)
-    parts = [logged(part.x[:, used]) for part in (splits.train, splits.validation, splits.test)]
-    low, wide = parts[0].min(0), np.ptp(parts[0], axis=0)
-    train, other, test = ((part - low) / wide for part in parts)
-    space = Space.table([splits.train.space.names[f] for f in used], lower=np.zeros(len(used)), upper=np.ones(len(used)))
+    unit = Unit.of(splits.train)
+    train, other, test = (unit.rows(part.x) for part in (splits.train, splits.validation, splits.test))
+    space = unit.space()
     fit = XGBClassifier(n_estimators=100, max_depth=6, learning_rate=0.1, n_jobs=1).fit(train, splits.train.y)
     validation = Dataset(x=other, y=splits.validation.y, ids=splits.validation.ids, source=splits.validation.source,
                          space=space, classes=2)  # fmt: skip

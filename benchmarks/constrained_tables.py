@@ -25,14 +25,14 @@ from sklearn.neural_network import MLPClassifier
 from torch import nn
 
 from benchmarks.accounts import BALANCE, ORDERED, PRICES, splits_of
-from benchmarks.blackbox_trees import logged
+from benchmarks.blackbox_trees import Unit
 from benchmarks.record import record
-from carbide.evasion._counted import Counted
+from benchmarks.table_nets import layers_of
 from carbide.evasion.audit.constrained_gradient import ConstrainedGradient
 from carbide.evasion.audit.genetic import Genetic
 from carbide.evasion.judge import judge
 from carbide.models.torch_net import TorchModel
-from carbide.types import Array, Dataset, Linear, LpBall, Space, decide, rng_for
+from carbide.types import Array, Dataset, Linear, LpBall, decide, rng_for
 
 BALLS = (LpBall(p=2.0, eps=0.1), LpBall(p=2.0, eps=0.3), LpBall(p=math.inf, eps=0.02), LpBall(p=math.inf, eps=0.05))
 THEIRS = ("CAPGD", "MOEVA", "CAA")
@@ -41,20 +41,16 @@ THEIRS = ("CAPGD", "MOEVA", "CAA")
 def parts_of(seed: int) -> tuple[Dataset, Dataset]:
     """Training and test rows in [0, 1] with the relations between their columns, as drawn by the seed."""
     splits = splits_of(seed)
-    names = list(splits.train.space.names)
-    used = np.flatnonzero(splits.train.x.std(0) > 0)
-    low, wide = logged(splits.train.x[:, used]).min(0), np.ptp(logged(splits.train.x[:, used]), axis=0)
-    names = [names[f] for f in used]
+    unit = Unit.of(splits.train)
+    names, low, wide = unit.names, unit.low, unit.wide
     at = names.index
     pairs = [(at(a), at(b)) for chain in ORDERED if set(chain) <= set(names) for a, b in itertools.pairwise(chain)]
     bound = tuple(Linear(features=(i, j), coefficients=(float(wide[i]), float(-wide[j])), upper=float(low[j] - low[i]) + 1e-6) for i, j in pairs)
     moved = {f for r in bound for f in r.features} | {at(name) for name in PRICES if name in names and name != BALANCE}
-    space = Space.table(
-        names, lower=np.zeros(len(used)), upper=np.ones(len(used)), mutable=np.isin(np.arange(len(used)), sorted(moved)), relations=bound
-    )
+    space = unit.space(mutable=np.isin(np.arange(len(names)), sorted(moved)), relations=bound)
 
     def part(data: Dataset) -> Dataset:
-        x = ((logged(data.x[:, used]) - low) / wide).clip(0, 1)
+        x = unit.rows(data.x).clip(0, 1)
         keeps = np.all([x[:, list(r.features)] @ np.array(r.coefficients) <= r.upper for r in bound], axis=0)
         return Dataset(x=x[keeps], y=data.y[keeps], ids=data.ids[keeps], source=data.source[keeps], space=space, classes=2)
 
@@ -62,16 +58,13 @@ def parts_of(seed: int) -> tuple[Dataset, Dataset]:
 
 
 def net_of(train: Dataset, seed: int) -> TorchModel:
-    """A perceptron of two logits."""
-    fitted = MLPClassifier((64, 32), max_iter=60, random_state=seed).fit(train.x, train.y)
-    layers: list[nn.Module] = []
-    for i, (weight, bias) in enumerate(zip(fitted.coefs_, fitted.intercepts_, strict=True)):
-        last = i == len(fitted.coefs_) - 1
-        w, b = (np.concatenate([-weight, weight], 1) / 2, np.concatenate([-bias, bias]) / 2) if last else (weight, bias)
-        layer = nn.Linear(*w.shape)
-        layer.load_state_dict({"weight": torch.as_tensor(w.T, dtype=torch.float32), "bias": torch.as_tensor(b, dtype=torch.float32)})
-        layers += [layer, nn.ReLU()]
-    return TorchModel(module=nn.Sequential(*layers[:-1]), space=train.space, classes=2)
+    """A perceptron of two logits, each half of the one that scikit-learn fits."""
+    net = layers_of(MLPClassifier((64, 32), max_iter=60, random_state=seed).fit(train.x, train.y))
+    last = net[-1]
+    assert isinstance(last, nn.Linear)
+    two = nn.Linear(last.in_features, 2)
+    two.load_state_dict({"weight": torch.cat([-last.weight, last.weight]) / 2, "bias": torch.cat([-last.bias, last.bias]) / 2})
+    return TorchModel(module=nn.Sequential(*net[:-1], two), space=train.space, classes=2)
 
 
 def question(model: TorchModel, rows: Array, train: Array) -> dict[str, Any]:
@@ -91,7 +84,7 @@ def question(model: TorchModel, rows: Array, train: Array) -> dict[str, Any]:
 
 
 def measure(seed: int, rows: int, peer: str) -> list[dict[str, Any]]:
-    """Every attack on every ball on one split: how many rows are evaded, in how many seconds and queries."""
+    """Every attack on every ball on one split: how many rows are evaded, and in how long."""
     train, test = parts_of(seed)
     model = net_of(train, seed)
     frauds = test.x[test.y == 1]
@@ -107,9 +100,8 @@ def measure(seed: int, rows: int, peer: str) -> list[dict[str, Any]]:
         union = np.zeros(len(x), bool)
         base = {"seed": seed, "ball": ball.words(), "rows": len(x)}
         for name, attack in (("constrained_gradient", ConstrainedGradient()), ("genetic", Genetic())):
-            counted: Any = Counted(model)
             start = time.perf_counter()
-            z = attack(counted, x.copy(), y, ball, rng_for(seed, "attack"))
+            z = attack(model, x.copy(), y, ball, rng_for(seed, "attack"))
             took = time.perf_counter() - start
             hit = judge(model, x, y, z, ball, model.space).success
             union |= hit

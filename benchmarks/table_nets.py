@@ -28,7 +28,7 @@ from torch import nn
 from xgboost import XGBClassifier
 
 from benchmarks.accounts import POINT, splits_of, threat
-from benchmarks.blackbox_trees import judged, logged, peers
+from benchmarks.blackbox_trees import Unit, judged, logged, peers
 from benchmarks.record import record
 from carbide.data.cases import builtin_prices
 from carbide.data.cases.fraud import make_fraud
@@ -41,7 +41,7 @@ from carbide.evasion.judge import judge
 from carbide.models.estimators import EstimatorModel
 from carbide.models.operating import calibrated
 from carbide.models.torch_net import TorchModel
-from carbide.types import Access, Array, Dataset, FeatureBudget, Price, PriceTable, Space, Splits, rng_for
+from carbide.types import Access, Array, Dataset, FeatureBudget, Price, PriceTable, Splits, rng_for
 
 TAUGHT = 2500  # training rows of the models that keep them all
 ANY = 50.0  # more than all features together cost
@@ -71,17 +71,14 @@ def caught(model: Any, data: Dataset, rows: int) -> Array:
 def scaled(seed: int) -> tuple[Splits, PriceTable]:
     """The accounts in [0, 1] by the range of the training rows, and $1 for a whole range."""
     splits = splits_of(seed)
-    used = np.flatnonzero(splits.train.x.std(0) > 0)
-    low, wide = logged(splits.train.x[:, used]).min(0), np.ptp(logged(splits.train.x[:, used]), axis=0)
-    names = [splits.train.space.names[f] for f in used]
-    space = Space.table(names, lower=np.zeros(len(used)), upper=np.ones(len(used)))
+    unit = Unit.of(splits.train)
+    space = unit.space()
 
     def part(data: Dataset) -> Dataset:
-        x = ((logged(data.x[:, used]) - low) / wide).clip(0, 1)
-        return Dataset(x=x, y=data.y, ids=data.ids, source=data.source, space=space, classes=2)
+        return Dataset(x=unit.rows(data.x).clip(0, 1), y=data.y, ids=data.ids, source=data.source, space=space, classes=2)
 
     return Splits(train=part(splits.train), validation=part(splits.validation), test=part(splits.test)), PriceTable(
-        prices={name: Price(up=1.0, down=1.0) for name in names}
+        prices={name: Price(up=1.0, down=1.0) for name in unit.names}
     )
 
 
@@ -98,19 +95,24 @@ def plain_worlds(seed: int, rows: int) -> list[World]:
     return found
 
 
+def layers_of(fitted: MLPClassifier) -> nn.Sequential:
+    """scikit-learn's perceptron as layers; of two classes it has one logit."""
+    layers: list[nn.Module] = []
+    for weight, bias in zip(fitted.coefs_, fitted.intercepts_, strict=True):
+        layer = nn.Linear(*weight.shape)
+        with torch.no_grad():
+            layer.weight.copy_(torch.as_tensor(weight.T))
+            layer.bias.copy_(torch.as_tensor(bias))
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
 class Logged(nn.Module):
     """A perceptron on logarithms, fitted by scikit-learn, as a net on amounts in their own units."""
 
     def __init__(self, fitted: MLPClassifier, mean: Array, scale: Array) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for weight, bias in zip(fitted.coefs_, fitted.intercepts_, strict=True):
-            layer = nn.Linear(*weight.shape)
-            with torch.no_grad():
-                layer.weight.copy_(torch.as_tensor(weight.T))
-                layer.bias.copy_(torch.as_tensor(bias))
-            layers += [layer, nn.ReLU()]
-        self.net = nn.Sequential(*layers[:-1])
+        self.net = layers_of(fitted)
         self.mean: torch.Tensor
         self.scale: torch.Tensor
         self.register_buffer("mean", torch.as_tensor(mean))

@@ -25,7 +25,7 @@ from carbide.models.latency import latency
 from carbide.models.operating import calibrated
 from carbide.registry import ROOMS
 from carbide.results import HARDENED, PLAIN, Cost, DataFacts, Measure, Phase, PropertyLine, Results, Timings
-from carbide.run import Progress, Run, Store, cores, use, write_whole
+from carbide.run import Progress, Run, Store, cores, hands, use, write_whole
 from carbide.run.store import decode, encode
 from carbide.stats.intervals import clopper_pearson
 from carbide.stats.performance import performance
@@ -117,7 +117,7 @@ def execute(job: Job, *, out: Path | None = None, verbs: Sequence[str] = ("audit
     if "harden" in verbs and not job.asks:
         raise InputError("no threat is named, so there is nothing to harden against; add threats, or decide properties alone with carbide prove")
     store = Store(out, pack=pack, unpack=unpack, version=carbide.__version__)
-    run = Run(workers=workers or cores(), progress=Progress(quiet=quiet), store=store)
+    run = Run(workers=workers or hands(), progress=Progress(quiet=quiet), store=store)
     with use(run):
         report = _execute(job, verbs, run)
     if out is not None:

@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from carbide.run import Progress, Run, Store, cluster, spread, use
+from carbide.run import Progress, Run, Store, cluster, cores, hands, spread, use
 from carbide.types import InputError
 
 
@@ -73,13 +73,20 @@ def run(workers: int = 2, **options) -> Run:
     return Run(workers=workers, progress=Progress(quiet=True), **options)
 
 
-def test_a_named_cluster_gets_the_items_as_many_at_once_as_it_has_cores(ray):
-    with use(run()):
+def test_a_named_cluster_gets_the_items_as_many_at_once_as_there_are_workers(ray):
+    with use(run(workers=hands())):
         assert spread(square, range(30), label="squares") == [i * i for i in range(30)]
     assert (ray.address, ray.tasks, ray.cores, ray.rounds) == ("10.0.0.7:6379", 30, 1, [12, 12, 6])
     with use(run(workers=1)):  # asked for one process, it stays here
         assert spread(square, range(30), label="squares") == [i * i for i in range(30)]
     assert ray.tasks == 30
+
+
+def test_there_are_as_many_hands_as_the_cluster_has_cores(ray, monkeypatch):
+    assert hands() == 12
+    ray.address = None
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert hands() == cores()
 
 
 def test_finished_chunks_are_not_asked_again(ray, tmp_path):

@@ -58,6 +58,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def hands() -> int:
+    """As many workers as there are cores: of the Ray cluster, where one is named, else of this machine.
+
+    Raises:
+        InputError: if a cluster is named and does not answer.
+    """
+    return cluster.size() if cluster.named() else cores()
+
+
 def remember(name: str, inputs: Any, compute: Callable[[], T]) -> T:
     """The stored result of the step ``name`` on ``inputs``, or ``compute()``, stored whole before it is returned."""
     return current().store.step(name, inputs, compute)
@@ -75,8 +84,8 @@ def spread(work: Callable[[S], T], items: Sequence[S], *, label: str, key: Any =
     ``chunk`` items are stored, so that a killed run goes on after the last whole chunk.
     """
     run = current()
-    if run.workers > 1 and cluster.named():
-        chunk = max(chunk, cluster.size())
+    if cluster.named():
+        chunk = max(chunk, run.workers)
     chunks = [list(items[i : i + chunk]) for i in range(0, len(items), chunk)]
     done: list[T] = []
     with run.progress.bar(label, len(items)) as advance:

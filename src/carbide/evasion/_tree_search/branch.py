@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from carbide.evasion._compiled import uncounted
+from carbide.evasion._tree_search.cells import cell_of
 from carbide.evasion._tree_search.dual import lift, restart
 from carbide.evasion._tree_search.narrow import grown, narrow
 from carbide.evasion._tree_search.ties import cheapest, keeps
@@ -35,18 +36,6 @@ def total_at(forest, node, cell):  # pragma: no cover - compiled
         if single:
             total = np.float64(np.float32(total))
     return total
-
-
-@uncounted
-def cell_with(top, start, v, low, high):  # pragma: no cover - compiled
-    """The cell of ``low .. high`` that holds the value v, of the axis whose cells' largest values lie from ``start`` on in ``top``."""
-    while low < high:
-        middle = (low + high) // 2
-        if v <= top[start + middle]:
-            high = middle
-        else:
-            low = middle + 1
-    return low
 
 
 @uncounted
@@ -92,7 +81,8 @@ def _tied(ties, i, row, axes, cells, low, high, cell, tied, work):  # pragma: no
         for k in range(first, last):
             tied[k] = answer[k]
             if count[members[k]] > 0:
-                cell[members[k]] = cell_with(cells.high, cells.start[members[k]], tied[k], low[members[k]], high[members[k]])
+                a, at = members[k], cells.start[members[k]]
+                cell[a] = cell_of(cells.high, at + low[a], at + high[a], tied[k]) - at
     return extra
 
 
