@@ -45,6 +45,18 @@ def test_highs_agrees_on_larger_trees(number, monkeypatch):
     assert found.status[0] == "unknown" or found.cost[0] == pytest.approx(exact, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("kind", "library", "seed", "row", "plain"),
+    [("real chain", "lightgbm", 5884, 1, NEVER), ("real chain", "xgboost", 5123, 7, 0), ("sum", "random forest", 5520, 3, 0)],
+)
+def test_a_cheapest_point_that_ties_choose_anew_is_tried_anew(kind, library, seed, row, plain, monkeypatch):
+    """Half a box has the cheapest point of the whole, but where ties allow others that are as cheap the search may choose one of those."""
+    case = instance(kind, library, seed, trees=30, depth=5, rows=8)
+    case = replace(case, rows=case.rows[row : row + 1])
+    exact = by_highs(case.ensemble, case.rows[0], case.prices, case.space, cutoff=cutoff(case.ensemble, case.threshold))
+    assert solve(case, monkeypatch, plain).cost[0] == pytest.approx(exact, abs=1e-6)
+
+
 def hard(scale: float = 1.0) -> Instance:
     """A forest over ten features with prices that span six decades."""
     rng = np.random.default_rng(5)

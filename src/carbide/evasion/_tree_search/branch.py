@@ -251,8 +251,10 @@ def _search(
             if first:
                 return upper, 0.0, depth, boxes, found, taught, True
             continue
+        same = len(tied) == 0  # whether the half that holds the cheapest point has no other that is as cheap: ties may choose anew there
         tight, rounds = cost, 0 if worst or upper == np.inf or boxes <= plain else LATER
         if rounds > 0:
+            same = False  # the dual bound may clip off the point that was tried
             if not taught:
                 restart(dual, upper, sure + 2 * sum_at(forest, stack, start, left, cell) - cutoff - slack - least)
                 rounds, taught = FIRST, True
@@ -275,7 +277,7 @@ def _search(
         queue.node_start[level], queue.node_end[level], queue.root_start[level], queue.root_end[level] = new, end, start, left
         queue.base[level], queue.rest[level] = sure, least
         if not low[axis] <= cut < high[axis]:  # clipped off since the trees were narrowed
-            bounds[depth], stands[depth], parent[depth] = tight, rounds == 0, level
+            bounds[depth], stands[depth], parent[depth] = tight, same, level
             depth += 1
             continue
         for a in range(len(low)):  # all axes: nodes that are decided ask the first one, whether it can move or not
@@ -286,7 +288,7 @@ def _search(
         else:
             highs[far, axis], lows[near, axis] = cut, cut + 1
         bounds[far] = bounds[near] = tight
-        stands[far], stands[near] = False, rounds == 0  # the dual bound may have clipped off the point that was tried
+        stands[far], stands[near] = False, same
         parent[far] = parent[near] = level
         depth += 2
     return upper, upper, depth, boxes, found, taught, True
