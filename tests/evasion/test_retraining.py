@@ -12,6 +12,7 @@ from xgboost import XGBClassifier
 
 from carbide.evasion import _retraining as room
 from carbide.evasion.harden.retraining import Retraining
+from carbide.evasion.harden.robust_boosting import RobustBoosting
 from carbide.models.estimators import EstimatorRecipe
 from carbide.space.membership import inside
 from carbide.space.prices import cost
@@ -120,6 +121,19 @@ def test_a_bag_holds_every_fraud_and_as_many_honest_rows_up_to_a_share(weight, h
     assert share == 0
     first, second = ({*bag.ids[bag.y == 0]} for bag in seen)
     assert first != second
+
+
+def test_robust_boosters_are_averaged_too_as_the_xgboost_models_that_they_become():
+    train, threat = payments(1500, 1), recipe().threat
+    robust = RobustBoosting(n_estimators=4, max_depth=2, share=0.5)(EstimatorRecipe(estimator=XGBClassifier()), threat)
+    options = {"rounds": 0, "copies": 1, "cheap": (), "false_positive_rate": 0.05}
+    several, one = (Retraining(bags=b, **options)(robust, threat) for b in (None, 1))
+    assert several.averaged() == room.BAGS
+    models = [work.fit(train, rng_for(0, "train")) for work in (several, one)]
+    trees = [len(m.estimator.get_booster().get_dump()) for m in models]
+    assert trees == [4 * room.BAGS, 4]
+    scores = [m.predict(train.x)[:, 1].mean() for m in models]
+    assert abs(scores[0] - scores[1]) < 0.1  # bags of few honest rows, brought back to the odds of all
 
 
 def test_models_that_cannot_be_averaged_are_refused_in_a_sentence():

@@ -76,7 +76,7 @@ class RetrainingRecipe:
         Raises:
             InputError: if more than one is asked for and they cannot be.
         """
-        estimator = getattr(self.inner, "estimator", self.inner)
+        estimator = _trained_by(self.inner)
         able = can_average(estimator)
         if not able and (self.bags or 1) > 1:
             raise InputError(f"retraining: bags average XGBoost's trees (gbtree), LightGBM's or a scikit-learn forest's, but the recipe trains a "
@@ -196,10 +196,15 @@ def _bag(work: _Bag) -> tuple[Model, float]:
     pool = np.concatenate([work.pool, work.recipe.drawn(data, rng)])
     seed = int(rng.integers(2**62))
     fraudulent = work.recipe.enlarged(data.take(frauds), pool, seed)
-    wanted = min(len(fraudulent), math.ceil(MOST * len(honest))) if has_margins(getattr(work.recipe.inner, "estimator", None)) else len(honest)
+    wanted = min(len(fraudulent), math.ceil(MOST * len(honest))) if has_margins(_trained_by(work.recipe.inner)) else len(honest)
     drawn = rng.permutation(honest)[:wanted]
     model = work.best.recipe.fit(data.take(np.sort(drawn)).joined(fraudulent), np.random.default_rng(seed))
     return model, math.log(wanted / len(honest))
+
+
+def _trained_by(recipe: Recipe) -> Any:
+    """An estimator of the kind that the recipe trains, or the recipe itself where it is no estimator's."""
+    return getattr(recipe, "gives", getattr(recipe, "estimator", recipe))
 
 
 def _joined(bags: Sequence[tuple[Any, float]]) -> Model:

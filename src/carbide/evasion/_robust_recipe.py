@@ -49,6 +49,13 @@ class RobustRecipe:
         estimator.fit(dataset.x.reshape(len(dataset), -1), dataset.y)
         return EstimatorModel(estimator=classifier_of(estimator.to_booster()), space=dataset.space, classes=dataset.classes)
 
+    @property
+    def gives(self) -> Any:
+        """An estimator of the kind that the trained model is, for who composes recipes."""
+        from xgboost import XGBClassifier
+
+        return XGBClassifier()
+
     def settings(self) -> dict[str, Any]:
         """The estimator's parameters: those that are set, and what ``plain`` says of the others."""
         found = {key: value for key, value in self.options.items() if value is not None}
