@@ -52,9 +52,7 @@ class RobustRecipe:
     @property
     def gives(self) -> Any:
         """An estimator of the kind that the trained model is, for who composes recipes."""
-        from xgboost import XGBClassifier
-
-        return XGBClassifier()
+        return classifier_of()
 
     def settings(self) -> dict[str, Any]:
         """The estimator's parameters: those that are set, and what ``plain`` says of the others."""

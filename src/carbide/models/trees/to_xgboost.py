@@ -75,12 +75,13 @@ def booster_of_trees(trees: Sequence[ServedTree], **rest: Any) -> Any:
     return booster
 
 
-def classifier_of(booster: Any) -> Any:
-    """A booster as an ``XGBClassifier``, which answers the same."""
+def classifier_of(booster: Any = None) -> Any:
+    """A booster as an ``XGBClassifier``, which answers the same; without one, a classifier that has not been trained."""
     from xgboost import XGBClassifier
 
     out = XGBClassifier(n_jobs=1)
-    out.load_model(bytearray(booster.save_raw("json")))
+    if booster is not None:
+        out.load_model(bytearray(booster.save_raw("json")))
     return out
 
 
