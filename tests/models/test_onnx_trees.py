@@ -162,7 +162,8 @@ def more_than_trees() -> dict[str, tuple[bytes, int]]:
     three = tables(4, 2, 0, modes=("BRANCH_LEQ",), tracks=False, votes=3, columns=3)
     return {
         "Abs comes before its trees": (graph(given, classes=2, post="LOGISTIC", before=[helper.make_node("Abs", ["x"], ["x1"])]), 2),
-        "its trees are followed by Softmax": (graph(given, classes=2, post="LOGISTIC", after=[helper.make_node("Softmax", ["raw"], ["scores"])]), 2),
+        "its trees are followed by Abs": (graph(given, classes=2, post="LOGISTIC", after=[helper.make_node("Abs", ["raw"], ["scores"])]), 2),
+        "end in SUM and LOGISTIC, and more follows": (graph(given, classes=2, post="LOGISTIC", after=[helper.make_node("Softmax", ["raw"], ["scores"])]), 2),
         "factors that are not positive": (graph(given, classes=2, post="LOGISTIC", before=[
             helper.make_node("Scaler", ["x"], ["x1"], domain="ai.onnx.ml", offset=[0.0] * 3, scale=[1.0, -1.0, 1.0])]), 2),
         "followed by SOFTMAX_ZERO": (graph(three, classes=3, post="SOFTMAX_ZERO"), 3),

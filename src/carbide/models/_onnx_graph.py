@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from carbide.models._files import one_line
-from carbide.models._sound import check_tree, damaged
+from carbide.models._sound import check_depth, check_tree, damaged
+from carbide.models.trees._onnx_tree_ensemble import attributes_of, check_tree_ensemble
 from carbide.types import InputError
 
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-TREES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
+TREES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble")
 
 
 def check_onnx(blob: bytes, name: str, folder: Path | None) -> bytes:
@@ -87,11 +88,11 @@ def _check_nodes(model: Any, name: str) -> None:
     for node in everywhere:
         if node.domain not in DOMAINS and (node.domain, node.op_type) not in local:
             raise InputError(f"{name} uses the operator {node.domain}.{node.op_type}, which is not of the standard; export without custom operators")
-        if node.op_type in ("EPContext", "TreeEnsemble") and node.domain:
-            raise InputError(
-                f"{name} uses the operator {node.op_type}, which Carbide does not run; export with ai.onnx.ml opset 3 and no compiled parts"
-            )
-        if node.op_type in TREES:
+        if node.op_type == "EPContext" and node.domain:
+            raise InputError(f"{name} uses the operator {node.op_type}, which Carbide does not run; export without compiled parts")
+        if node.op_type == "TreeEnsemble":
+            check_tree_ensemble(attributes_of(node), name)
+        elif node.op_type in TREES:
             _check_trees(node, name)
 
 
@@ -110,6 +111,9 @@ def _check_trees(node: Any, name: str) -> None:
             raise damaged(name, f"tree {tree} has two nodes of one number")
         left, right = (np.array([places.get(int(i), -1) for i in side[rows]], np.int64) for side in (yes, no))
         check_tree(name, left=left, right=right, feature=feature[rows], internal=internal, features=1 << 31)
+        roots = np.setdiff1d(np.arange(len(rows)), np.concatenate([left[internal], right[internal]]))
+        for root in roots:
+            check_depth(name, left=left, right=right, internal=internal, root=int(root))
     kind = "class" if node.op_type.endswith("Classifier") else "target"
     outputs = np.array(given.get(f"{kind}_ids", []), np.int64)
     names = given.get("classlabels_int64s") or given.get("classlabels_strings") or []
@@ -136,8 +140,8 @@ def check_widths(blob: bytes, name: str, entry: str, row: np.ndarray) -> None:
     for node in model.graph.node:  # in order, so that what comes before an ensemble has been checked
         if node.op_type not in TREES:
             continue
-        given = {item.name: item for item in node.attribute}
-        asked = [f for f, mode in zip(given["nodes_featureids"].ints, given["nodes_modes"].strings, strict=True) if mode != b"LEAF"]
+        given = attributes_of(node)
+        asked = [f for f, mode in zip(given["nodes_featureids"], given["nodes_modes"], strict=True) if mode != "LEAF"]
         width = row.shape[-1] if node.input[0] == entry else _width_of(model, node.input[0], name, {entry: row})
         if asked and max(asked) >= width:
             raise damaged(name, f"a tree splits on feature {max(asked)}, but {width} reach it")

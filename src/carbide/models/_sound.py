@@ -13,6 +13,8 @@ import numpy as np
 
 from carbide.types import Array, InputError
 
+DEEPEST = 1000  # levels of a tree that a recursive library is given
+
 
 def damaged(name: str, what: str) -> InputError:
     """The error for a model whose parts do not fit each other."""
@@ -50,6 +52,20 @@ def _check_reach(name: str, left: Array, right: Array, internal: Array) -> None:
         met[level] = True
         inner = level[internal[level]]
         level = np.concatenate([left[inner], right[inner]])
+
+
+def check_depth(name: str, *, left: Array, right: Array, internal: Array, root: int = 0, deepest: int = DEEPEST) -> None:
+    """Check a tree that has passed ``check_tree`` before it goes to a library that descends by recursion, and would run out of stack.
+
+    Raises:
+        InputError: if it has more than ``deepest`` levels of inner nodes.
+    """
+    level, depth = np.array([root]), 0
+    while len(level := level[internal[level]]):
+        depth += 1
+        if depth > deepest:
+            raise InputError(f"{name} has a tree of more than {deepest} levels, at which its runtime can run out of stack; train shallower trees")
+        level = np.concatenate([left[level], right[level]])
 
 
 def check_estimator(estimator: Any, name: str) -> None:

@@ -198,7 +198,7 @@ def read_trees(model: OnnxModel) -> TreeReading:
     """The trees of a model's graph, or the reason why there are none."""
     import onnx
 
-    from carbide.models.trees.from_onnx import agree, from_onnx, holds_trees
+    from carbide.models.trees.from_onnx import agree, differs, from_onnx, holds_trees
 
     graph = onnx.load_model_from_string(model.blob)
     if not holds_trees(graph.graph):
@@ -208,15 +208,25 @@ def read_trees(model: OnnxModel) -> TreeReading:
         if dtype is not np.float32 or model.answers == "labels":
             raise NotRead(f"the graph takes {dtype.__name__} and answers {model.answers}")
         keys = [str(label) for label in model.labels] or [str(c) for c in range(model.classes)]
-        trees = from_onnx(graph, entry=entry, output=model.output, features=math.prod(row), classes=model.classes, answers=model.answers, keys=keys)
         flat = (-1, *model.space.shape)
         rows = trial_rows(model.space, model.predict)
-        agree(trees, lambda x: model.predict(x.reshape(flat)), rows.reshape(len(rows), -1), rng_for(0, "trees"))
+
+        def read(*, runtime: bool) -> Ensemble:
+            trees = from_onnx(graph, entry=entry, output=model.output, features=math.prod(row), classes=model.classes, answers=model.answers, keys=keys,
+                              runtime=runtime)  # fmt: skip
+            agree(trees, lambda x: model.predict(x.reshape(flat)), rows.reshape(len(rows), -1), rng_for(0, "trees"))
+            return trees
+
+        try:
+            return TreeReading(ensemble=read(runtime=False))
+        except NotRead:
+            if not differs(graph.graph):
+                raise
+            return TreeReading(ensemble=read(runtime=True))
     except (NotRead, InputError) as reason:
         return TreeReading(note=str(reason))
     except (KeyError, IndexError, ValueError) as error:  # the standard leaves out little, exporters sometimes more
         return TreeReading(note=f"its tables are not those of the standard ({type(error).__name__}: {one_line(error)})")
-    return TreeReading(ensemble=trees)
 
 
 def read_net(model: OnnxModel) -> Reading:

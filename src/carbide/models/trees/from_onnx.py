@@ -1,26 +1,30 @@
-"""Reads the tree ensembles of ONNX graphs (ai.onnx.ml): float32 tests of six kinds, votes summed in float32, then a link.
+"""Reads the tree ensembles of ONNX graphs (ai.onnx.ml): float32 tests of seven kinds, votes summed in float32, then a link.
 
 A graph is read where rows go through nothing but casts, copies and one scaling before one ensemble, and its scores through nothing but copies,
-products with one and maps by class after it. The reading is compared with the runtime before anybody uses it (``agree``).
+products with one, added constants, one link and maps by class after it. The reading is compared with the runtime before anybody uses it (``agree``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from carbide.models._reading import NotRead
 from carbide.models.trees._build import Builder, last_single_left
+from carbide.models.trees._onnx_tree_ensemble import as_regressor, attributes_of
 from carbide.models.trees.ensemble import Ensemble
 from carbide.types import Array, Rng
 
-TREES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
+TREES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble")
+AFTER = {"Sigmoid": "LOGISTIC", "Softmax": "SOFTMAX"}  # nodes of the graph that do what a transform of the ensemble does
 FLOAT = 1  # onnx.TensorProto.FLOAT
 # Which way the true branch goes: whether the threshold itself belongs below (LEQ, GT) and whether what is below is the true branch.
 ORDERED = {"BRANCH_LEQ": (False, True), "BRANCH_LT": (True, True), "BRANCH_GTE": (True, False), "BRANCH_GT": (False, False)}
-EQUAL = {"BRANCH_EQ": True, "BRANCH_NEQ": False}
+MASK = 30  # sets up to here are tested as they are even where the runtime looks at whole parts
+EQUAL = {"BRANCH_EQ": True, "BRANCH_NEQ": False, "BRANCH_MEMBER": True}
 
 
 def holds_trees(graph: Any) -> bool:
@@ -28,52 +32,69 @@ def holds_trees(graph: Any) -> bool:
     return any(node.op_type in TREES for node in graph.node)
 
 
-def from_onnx(model: Any, *, entry: str, output: str, features: int, classes: int, answers: str, keys: list[str]) -> Ensemble:
+def differs(graph: Any) -> bool:
+    """Whether the graph has an operator that onnxruntime may take otherwise than the standard."""
+    return any(node.op_type == "TreeEnsemble" for node in graph.node)
+
+
+def from_onnx(model: Any, *, entry: str, output: str, features: int, classes: int, answers: str, keys: list[str], runtime: bool = False) -> Ensemble:
     """The trees between the graph's float32 input ``entry`` and one of its outputs, whose columns are the classes ``keys``.
+
+    ``runtime``: TreeEnsemble as onnxruntime 1.32 takes it, not as the standard says. A value is in a set if its whole part is, where the set is not of
+    0 to 30; the transforms 1 and 2 are logistic and softmax, which the standard numbers the other way round.
 
     Raises:
         NotRead: if the graph does more than its trees, or these do what the intermediate form does not say.
     """
     makers = {name: node for node in model.graph.node for name in node.output}
     constants = {item.name: item for item in model.graph.initializer}
-    node = _behind(output, makers, constants)
+    node, ending = _behind(output, makers, constants)
     scaling = _before(node.input[0], makers, entry)
-    given = _attributes(node)
+    given = _given(node, runtime=runtime)
     if node.op_type == "TreeEnsembleClassifier" and output != node.output[0] and answers == "labels":
         raise NotRead("it answers labels only")
     known = [str(label) for label in given.get("classlabels_int64s") or given.get("classlabels_strings") or keys]
     if node.op_type == "TreeEnsembleClassifier" and known != keys:
         raise NotRead(f"its trees' classes are {', '.join(known[:6])}, the data's {', '.join(keys[:6])}, in another order or by other names")
-    return _ensemble(node.op_type, given, features, classes, answers, scaling)
+    return _ensemble(node.op_type, given, features, classes, answers, scaling, ending, whole=runtime)
 
 
-def _attributes(node: Any) -> dict[str, Any]:
-    import onnx
+@dataclass(kw_only=True)
+class Ending:
+    """What follows the trees: constants ``added`` (float32, one after the other), then the transform ``post`` (None = the ensemble's own)."""
 
-    given = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    added: list[Array] = field(default_factory=list)
+    post: str | None = None
+
+
+def _given(node: Any, *, runtime: bool) -> dict[str, Any]:
+    given = attributes_of(node)
     if any(name.endswith("_as_tensor") for name in given):
         raise NotRead("its trees are in double precision")
-    return {name: value.decode() if isinstance(value, bytes) else [v.decode() if isinstance(v, bytes) else v for v in value]
-            if isinstance(value, list) else value for name, value in given.items()}  # fmt: skip
+    return as_regressor(given, runtime=runtime) if node.op_type == "TreeEnsemble" else given
 
 
-def _behind(value: str, makers: dict[str, Any], constants: dict[str, Any]) -> Any:
-    """The ensemble whose scores an output is, through steps that change nothing."""
+def _behind(value: str, makers: dict[str, Any], constants: dict[str, Any]) -> tuple[Any, Ending]:
+    """The ensemble whose scores an output is, and what is done to them on the way."""
     import onnx
 
+    ending = Ending()
     while value in makers:
         node = makers[value]
         if node.op_type in TREES:
             if node.op_type == "TreeEnsembleClassifier" and value == node.output[0]:
                 raise NotRead("it answers labels only")
-            return node
-        ones = [name for name in node.input if name in constants and (onnx.numpy_helper.to_array(constants[name]) == 1).all()]
-        if node.op_type == "Mul" and len(ones) == 1:
-            value = next(name for name in node.input if name != ones[0])
-        elif node.op_type in ("Identity", "ZipMap") or (node.op_type == "Cast" and _to(node) == FLOAT):
-            value = node.input[0]
-        else:
+            return node, ending
+        known = {name: onnx.numpy_helper.to_array(constants[name]) for name in node.input if name in constants}
+        following = next((name for name in node.input if name not in known), value)
+        if node.op_type == "Add" and len(known) == 1:
+            ending.added.insert(0, next(iter(known.values())).astype(np.float32))
+        elif node.op_type in AFTER and ending.post is None and not ending.added and attributes_of(node).get("axis", -1) in (-1, 1):
+            ending.post = AFTER[node.op_type]
+        elif not (node.op_type in ("Identity", "ZipMap") or (node.op_type == "Cast" and _to(node) == FLOAT)
+                  or (node.op_type == "Mul" and len(known) == 1 and all((one == 1).all() for one in known.values()))):  # fmt: skip
             raise NotRead(f"its trees are followed by {node.op_type}")
+        value = following
     raise NotRead("its output does not come from its trees")
 
 
@@ -86,7 +107,7 @@ def _before(value: str, makers: dict[str, Any], entry: str) -> Scaling:
     while value != entry:
         node = makers.get(value)
         if node is not None and node.op_type == "Scaler" and found is None:
-            offset, scale = (np.array(_attributes(node).get(name, []), np.float32) for name in ("offset", "scale"))
+            offset, scale = (np.array(attributes_of(node).get(name, []), np.float32) for name in ("offset", "scale"))
             if not (len(offset) and len(scale) and (scale > 0).all()):
                 raise NotRead("a Scaler comes before its trees without offsets, or with factors that are not positive")
             found = offset, scale
@@ -122,25 +143,34 @@ def _to(node: Any) -> int:
     return next(item.i for item in node.attribute if item.name == "to")
 
 
-def _ensemble(kind: str, given: dict[str, Any], features: int, classes: int, answers: str, scaling: Scaling) -> Ensemble:
+def _ensemble(kind: str, given: dict[str, Any], features: int, classes: int, answers: str, scaling: Scaling, ending: Ending, *,
+              whole: bool) -> Ensemble:  # fmt: skip
     part = "class" if kind == "TreeEnsembleClassifier" else "target"
     voted = sorted(set(given[f"{part}_ids"]))
-    post, averaged = given.get("post_transform", "NONE"), given.get("aggregate_function", "SUM")
+    own, averaged = given.get("post_transform", "NONE"), given.get("aggregate_function", "SUM")
+    if part == "target" and own == "LOGISTIC" and answers == "logits" and given.get("n_targets", 1) == 1:
+        own = "NONE"  # runtimes leave a single target as it is
+    post = ending.post or own
     weights = np.array(given[f"{part}_weights"], np.float32)
     columns = classes if part == "class" else int(given.get("n_targets", 1))
     single = columns <= 2 and len(voted) == 1  # one score for two classes
     if averaged not in ("SUM", "AVERAGE") or columns > max(classes, 1):
         raise NotRead(f"its trees answer {columns} values by {averaged}")
     outputs = 1 if single else columns
+    if (ending.post or ending.added) and (own != "NONE" or averaged != "SUM" or (single and part == "class")):
+        raise NotRead(f"its trees end in {averaged} and {own}, and more follows")
     builder = Builder(width=outputs)
-    trees = _trees(builder, given, part, weights, outputs, scaling)
+    trees = _trees(builder, given, part, weights, outputs, scaling, whole=whole)
     base = np.array(given.get("base_values") or [0.0] * outputs, np.float32)
     if single and len(base) != 1:
         raise NotRead(f"its one score has {len(base)} starting values")
     if len(base) != outputs:
         raise NotRead(f"its {outputs} scores have {len(base)} starting values")
-    if base.any():  # added last, as the runtime does
-        builder.end(builder.root(-1 if outputs > 1 else 0), base.astype(np.float64), 0)
+    for constant in [base, *ending.added]:
+        if constant.size not in (1, outputs):
+            raise NotRead(f"{constant.size} values are added to its {outputs} scores")
+        if constant.any():  # added last, as the runtime does
+            builder.end(builder.root(-1 if outputs > 1 else 0), np.broadcast_to(constant.reshape(-1).astype(np.float64), (outputs,)), 0)
     link, slope = _link(post, answers, single=single, both=part == "class" and single and bool((weights < 0).any()))
     return builder.done(base=np.zeros(outputs), classes=np.arange(classes), features=features, link=link, slope=slope, library="onnx", single=True,
                         divisor=float(trees) if averaged == "AVERAGE" else 1.0)  # fmt: skip
@@ -159,7 +189,7 @@ def _link(post: str, answers: str, *, single: bool, both: bool) -> tuple[str, fl
     raise NotRead(f"its trees are followed by {post} and answer {answers}")
 
 
-def _trees(builder: Builder, given: dict[str, Any], part: str, weights: Array, outputs: int, scaling: Scaling) -> int:
+def _trees(builder: Builder, given: dict[str, Any], part: str, weights: Array, outputs: int, scaling: Scaling, *, whole: bool) -> int:
     """Add every tree, in the order of the graph; how many there are."""
     trees, ids, modes = given["nodes_treeids"], given["nodes_nodeids"], given["nodes_modes"]
     values = np.array(given["nodes_values"], np.float32).astype(np.float64)
@@ -191,10 +221,22 @@ def _trees(builder: Builder, given: dict[str, Any], part: str, weights: Array, o
             builder.test(node, feature, (under if strict else below)[i], left, right, missing_left=(true if tracks[i] else false) == left)
         elif mode in EQUAL:
             inside, outside = (true, false) if EQUAL[mode] else (false, true)
-            builder.runs(node, feature, [under[i], below[i]], inside=inside, outside=outside, missing=true if tracks[i] or not EQUAL[mode] else false)
+            cuts = [under[i], below[i]] if mode != "BRANCH_MEMBER" else _around(given["nodes_members"][i], feature, scaling, whole=whole)
+            builder.runs(node, feature, cuts, inside=inside, outside=outside, missing=true if tracks[i] or not EQUAL[mode] else false)
         else:
             raise NotRead(f"its trees test by {mode}")
     return len(set(trees))
+
+
+def _around(members: tuple[float, ...], feature: int, scaling: Scaling, *, whole: bool) -> list[float]:
+    """The last doubles before and of each value of a set, ascending; ``whole``: of each value whose whole part is in the set."""
+    first = last = np.array(members, np.float32)
+    if whole and not ((first >= 0) & (first <= MASK)).all():
+        after, before = np.nextafter(first + 1, np.float32(0)), np.nextafter(first - 1, np.float32(0))
+        first, last = np.where(first <= 0, np.minimum(first, before), first), np.where(first >= 0, np.maximum(first, after), first)
+    features = np.full(len(first), feature)
+    under, below = _cuts(first.astype(np.float64), features, scaling, strict=True), _cuts(last.astype(np.float64), features, scaling, strict=False)
+    return np.column_stack([under, below]).ravel().tolist()
 
 
 def _cuts(values: Array, features: Array, scaling: Scaling, *, strict: bool) -> Array:
