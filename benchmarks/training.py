@@ -51,8 +51,10 @@ class Row:
     net: dict[str, Any] | None = None
     recipe: dict[str, Any] | None = None
     epochs: float = 1.0
+    few: int = 0  # the recipe's batch, and twice the epochs, where there are too few rows for its own number of steps
 
 
+SMALL = 10_000  # training rows, of which less are too few
 ROWS = {
     "none": Row(defence=None),
     "N-FGSM": Row(defence=NFGSM()),
@@ -66,7 +68,7 @@ ROWS = {
     "short interval training": Row(defence=ShortIntervalTraining(stretch=1.0), net=WIDE, epochs=1.5),
     "short interval training, half clean": Row(defence=ShortIntervalTraining(stretch=1.0, clean=0.5), net=WIDE, epochs=1.5),
     "short interval training, large net": Row(
-        defence=ShortIntervalTraining(stretch=1.0, pace=2 / 3, full=0.5, clean=0.2), net=LARGE, recipe=CAREFUL, epochs=2.0
+        defence=ShortIntervalTraining(stretch=1.0, pace=2 / 3, full=0.5, clean=0.2), net=LARGE, recipe=CAREFUL, epochs=2.0, few=64
     ),
     "mixed intervals": Row(defence=MixedIntervalTraining(stretch=1.0), net=WIDE, epochs=1.5),
     "small boxes": Row(defence=SmallBoxTraining(stretch=1.0, box=0.7, steps=1), net=WIDE, epochs=1.5),
@@ -74,18 +76,19 @@ ROWS = {
 DATA = {"digits": {"eps": 0.15, "epochs": 30, "width": 32}, "fashion": {"eps": 0.1, "epochs": 8, "width": 16}}
 
 
-def recipe_of(row: Row, plain: TorchRecipe, threat: LpBall) -> TorchRecipe:
-    """The recipe of a row of the table."""
-    changes = dict(row.net or {})
+def recipe_of(row: Row, plain: TorchRecipe, threat: LpBall, rows: int) -> TorchRecipe:
+    """The recipe of a row of the table for so many training rows."""
+    changes, recipe, epochs = dict(row.net or {}), dict(row.recipe or {}), row.epochs
+    if row.few and rows < SMALL:
+        recipe["batch"], epochs = row.few, 2 * epochs
     factory = changes.pop("factory", plain.factory)
-    base = replace(plain, factory=factory, options={**plain.options, **changes}, epochs=max(1, round(row.epochs * plain.epochs)),
-                   **(row.recipe or {}))  # fmt: skip
+    base = replace(plain, factory=factory, options={**plain.options, **changes}, epochs=max(1, round(epochs * plain.epochs)), **recipe)
     return base if row.defence is None else row.defence(base, threat)
 
 
 def step_cost(row: Row, plain: TorchRecipe, data: Dataset, threat: LpBall, repeats: int) -> float:
     """How many times as long an epoch takes as a clean one of the same net at the same batch: the median of ratios of neighbours."""
-    alike = replace(recipe_of(row, plain, threat), epochs=1, batch=plain.batch)
+    alike = replace(recipe_of(row, plain, threat, len(data)), epochs=1, batch=plain.batch)
     clean = replace(alike, perturb=None, objective=None, awp=0.0, ema=0.0, watch=None)
     ratios = []
     for _ in range(repeats):
@@ -100,7 +103,7 @@ def step_cost(row: Row, plain: TorchRecipe, data: Dataset, threat: LpBall, repea
 
 def measure(row: Row, plain: TorchRecipe, data: Splits, threat: LpBall, seed: int, attacked: int) -> tuple[float, ...]:
     """Clean, attacked, worst class under attack and certified accuracy (all on test rows), and seconds of training, by the clock and of the processor."""
-    recipe = recipe_of(row, plain, threat)
+    recipe = recipe_of(row, plain, threat, len(data.train))
     start, busy = time.perf_counter(), time.process_time()
     model = recipe.fit(data.train, rng_for(seed, "train"))
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
@@ -170,7 +173,7 @@ def main() -> None:
             line |= {
                 c: f"{m:.3f}" + (f" +- {s:.3f}" if given.seeds > 1 else "") for c, m, s in zip(columns, found.mean(0), found.std(0), strict=False)
             }
-            line |= {"epochs": recipe_of(row, plain, threat).epochs, "seconds": round(float(found[:, -2].mean()), 1),
+            line |= {"epochs": recipe_of(row, plain, threat, len(data.train)).epochs, "seconds": round(float(found[:, -2].mean()), 1),
                      "processor seconds": round(float(found[:, -1].mean()), 1)}  # fmt: skip
         print(line, flush=True)
         table.append(line)
