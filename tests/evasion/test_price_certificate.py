@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.tree import DecisionTreeClassifier
 
+from carbide.evasion.audit.cheapest_tree import CheapestTree
 from carbide.evasion.guard.price_certificate import PriceCertificate
 from carbide.guard.serve import Budget, Certifier, Shield, shield_of
 from carbide.models.estimators import EstimatorModel
@@ -99,3 +103,32 @@ def test_what_cannot_be_certified_is_refused():
         guard.state(state.model, threat)
     with pytest.raises(InputError, match="boxes is 0"):
         PriceCertificate(boxes=0)
+
+
+def test_a_price_is_exact_only_if_the_model_gives_way_at_it():
+    """Where ties count for the attacker a row at the threshold costs nothing, but the model still calls it an alert."""
+    tree = DecisionTreeClassifier().fit([[0.0], [2.0], [2.0]], [0, 1, 0])  # 0.5 above 1
+    model = EstimatorModel(estimator=tree, space=Space.table(["a"]), classes=2, threshold=0.5)
+    threat, guard = FeatureBudget(money=5, prices=PriceTable(prices={"a": Price(down=1.0)})), PriceCertificate()
+    state = guard.state(model, threat)
+    (sure,), (tied,) = guard.certify(np.array([[2.0]]), state), guard.certify(np.array([[2.0]]), replace(state, rounding=1))
+    assert (sure.alert, sure.exact) == (True, True)
+    assert sure.price == pytest.approx(1.0)
+    assert (tied.alert, tied.price, tied.exact) == (True, 0.0, False)
+
+
+def test_trees_that_only_ask_whether_a_value_is_missing():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 3)).round(1)
+    x[rng.random(300) < 0.3, 2] = np.nan
+    forest = RandomForestClassifier(10, random_state=0).fit(x, (x[:, 0] > 0) | np.isnan(x[:, 2]))
+    model = EstimatorModel(estimator=forest, space=Space.table(["a", "b", "c"]), classes=2)
+    assert np.isinf(model.ensemble.threshold[model.ensemble.feature >= 0]).any()
+    threat = FeatureBudget(money=50, prices=PriceTable(prices={"a": Price(up=1.0, down=1.0)}))
+    guard = PriceCertificate(boxes=10_000)
+    bounds = guard.certify(x[:40], guard.state(model, threat))
+    solved = CheapestTree().solve(model, x[:40], (model.predict(x[:40])[:, 1] >= 0.5).astype(int), threat)
+    assert sum(bound.alert for bound in bounds) > 10
+    assert [bound.price for bound in bounds if bound.alert] == pytest.approx(
+        [min(c, 50) for b, c in zip(bounds, solved.lower, strict=True) if b.alert]
+    )

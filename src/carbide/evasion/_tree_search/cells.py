@@ -116,24 +116,49 @@ def last_below(t, below):  # pragma: no cover - compiled
     v = t * below
     if not np.isfinite(v):
         return v
-    while v / below > t:
-        v = np.nextafter(v, -np.inf)
-    while np.nextafter(v, np.inf) / below <= t:
-        v = np.nextafter(v, np.inf)
-    return v
+    step = np.nextafter(np.abs(v), np.inf) - np.abs(v)
+    low = high = v
+    if v / below > t:
+        while low / below > t:
+            high, low, step = low, low - step, 2 * step
+    else:
+        while high / below <= t:
+            low, high, step = high, high + step, 2 * step
+    while True:
+        middle = low + (high - low) / 2
+        if not low < middle < high:
+            return low
+        if middle / below <= t:
+            low = middle
+        else:
+            high = middle
 
 
 @uncounted
 def last_under(t, slope, rest):  # pragma: no cover - compiled
-    """The largest double v with ``slope * v + rest <= t``, for ``slope`` > 0."""
+    """The largest double v with ``slope * v + rest <= t``, for ``slope`` > 0.
+
+    Sums are rounded at the scale of ``rest``, so v may lie many doubles from ``(t - rest) / slope``: bracketed by doubling, then halved.
+    """
     v = (t - rest) / slope
     if not np.isfinite(v):
         return v
-    while slope * v + rest > t:
-        v = np.nextafter(v, -np.inf)
-    while slope * np.nextafter(v, np.inf) + rest <= t:
-        v = np.nextafter(v, np.inf)
-    return v
+    step = max(np.nextafter(np.abs(v), np.inf) - np.abs(v), 2.0**-54 * np.abs(rest) / slope)
+    low = high = v
+    if slope * v + rest > t:
+        while slope * low + rest > t:
+            high, low, step = low, low - step, 2 * step
+    else:
+        while slope * high + rest <= t:
+            low, high, step = high, high + step, 2 * step
+    while True:
+        middle = low + (high - low) / 2
+        if not low < middle < high:
+            return low
+        if slope * middle + rest <= t:
+            low = middle
+        else:
+            high = middle
 
 
 @uncounted

@@ -100,7 +100,7 @@ def forest_of(ensemble: Ensemble, value: Array, base: float) -> Forest:
     feature, threshold = ensemble.feature[inner], ensemble.threshold[inner]
     order = np.lexsort((threshold, feature))
     new = np.ones(len(order), np.bool_)
-    new[1:] = (np.diff(feature[order]) != 0) | (np.diff(threshold[order]) != 0)
+    new[1:] = (np.diff(feature[order]) != 0) | (threshold[order][1:] != threshold[order][:-1])  # some may be infinite
     node = np.full((len(ensemble.feature), 4), -1, np.int32)
     node[inner[order], 0] = np.cumsum(new) - 1
     node[:, 1:3], node[:, 3] = _named(ensemble.children, ensemble.feature), ensemble.missing_left

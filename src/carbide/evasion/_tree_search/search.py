@@ -21,7 +21,7 @@ from carbide.evasion._tree_search.views import Side, View, views
 from carbide.models.trees import Ensemble
 from carbide.space.membership import allowed
 from carbide.space.prices import cost as price_of
-from carbide.space.relations import recompute, recomputed
+from carbide.space.relations import parts_of, recompute, recomputed
 from carbide.types import Array, InputError, LpBall, PriceTable, Ratio, Space, Sum
 
 NAMES = np.array(["safe", "exact", "found", "unknown"])
@@ -368,6 +368,8 @@ def _viewed(asked: _Asked, rows: Array, how: _How, parts: list[tuple[Array, tupl
 def _around_hard(asked: _Asked, view: View, rows: Array, how: _How) -> SearchResult:
     """The search; where its witness breaks a hard relation, which it does not know, another one with that relation's features held still."""
     result, hard = _on_side(asked, view.loose, rows, how, False)
+    if hard:
+        result = _with_ratios(asked, result, rows, how)
     bad = np.flatnonzero(np.isfinite(result.cost) & ~allowed(result.witness, rows, asked.space)) if hard or view.hard else np.zeros(0, np.int64)
     if not len(bad):
         return result
@@ -375,6 +377,22 @@ def _around_hard(asked: _Asked, view: View, rows: Array, how: _How) -> SearchRes
     lower = result.lower[bad]
     status = np.where(held.cost <= lower, "exact", np.where(np.isfinite(held.cost) & how.first, "found", "unknown"))
     return result.put(bad, replace(held, lower=lower, status=status.astype("U7"), nodes=held.nodes + result.nodes[bad]))
+
+
+def _with_ratios(asked: _Asked, result: SearchResult, rows: Array, how: _How) -> SearchResult:
+    """Witnesses with their ratios as their parts make them, or as they were where no part moved; one that this moves to the wrong side of a threshold is
+    left without its ratios, and so not allowed: a search that leaves a ratio out may have moved it by a hair for nothing."""
+    made = result.witness.copy()
+    for r in asked.space.relations:
+        if isinstance(r, Ratio):
+            moved = (made[:, list(parts_of(r))] != rows[:, list(parts_of(r))]).any(1)
+            exact = recomputed(made, r)
+            made[:, r.target] = np.where(moved & np.isfinite(exact), exact, np.where(moved, made[:, r.target], rows[:, r.target]))
+    other = np.flatnonzero(np.isfinite(result.cost) & ((made != result.witness) & ~(np.isnan(made) & np.isnan(result.witness))).any(1))
+    if len(other):
+        broken = other[~passes(asked.forest(None), made[other], how.cutoff)]
+        made[np.ix_(broken, [r.target for r in asked.space.relations if isinstance(r, Ratio)])] = np.nan
+    return replace(result, witness=made)
 
 
 def _on_side(asked: _Asked, side: Side, rows: Array, how: _How, held: bool) -> tuple[SearchResult, tuple[str, ...]]:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from carbide.evasion._tree_search import search
+from carbide.evasion._tree_search import SearchResult, search
 from carbide.evasion.audit.cheapest_tree import same_answers, trees_of
 from carbide.models.trees import Ensemble
 from carbide.registry import Method
@@ -92,10 +92,18 @@ class PriceCertificate(Method):
         price, exact = np.zeros(len(rows)), np.zeros(len(rows), bool)
         if flagged.any():
             found = self._search(rows[flagged], state)
-            price[flagged], exact[flagged] = np.minimum(found.lower, state.threat.money), found.status == "exact"
+            price[flagged], exact[flagged] = np.minimum(found.lower, state.threat.money), self._met(found, state)
         return [PriceBound(alert=bool(a), price=float(p), exact=bool(e)) for a, p, e in zip(flagged, price, exact, strict=True)]
 
-    def _search(self, rows: Array, state: CertifiedModel) -> Any:
+    @staticmethod
+    def _met(found: SearchResult, state: CertifiedModel) -> Array:
+        """Whether a change at the price found turns an alert off; where ties counted for the attacker the model itself is asked."""
+        exact = found.status == "exact"
+        if state.rounding and exact.any():
+            exact[exact] = state.model.predict(found.witness[exact])[:, 1] < state.model.threshold
+        return exact
+
+    def _search(self, rows: Array, state: CertifiedModel) -> SearchResult:
         model, threat = state.model, state.threat
         return search(state.trees, rows, threat.prices, model.space, threshold=model.threshold, budget=threat.money, boxes=self.boxes,
                       rounding=state.rounding)  # fmt: skip
@@ -115,7 +123,7 @@ def _probes(trees: Ensemble) -> Array:
     rng = np.random.default_rng(0)
     rows = np.zeros((PROBES, trees.features))
     for f in range(trees.features):
-        cuts = trees.threshold[trees.feature == f]
+        cuts = trees.threshold[(trees.feature == f) & np.isfinite(trees.threshold)]  # infinite ones tell only missing values from others
         if len(cuts):
             rows[:, f] = np.nextafter(rng.choice(cuts, PROBES), rng.choice([-np.inf, np.inf], PROBES))
     return rows
