@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from carbide import registry
 from carbide.plan import Plan, make_ask, number, plan_schema, read_plan
 from carbide.types import (
     AttributeInference,
@@ -235,3 +237,36 @@ def test_what_was_not_tested_names_only_kinds_of_change_that_were_not_asked_abou
     assert "patches" not in said(ball, patch)
     assert "every pixel" in said(turn)
     assert "(" not in said(ball, patch, turn, worn)
+
+
+def test_a_key_twice_is_refused_wherever_it_stands(tmp_path):
+    for text, said in (
+        ("seed: 1\nseed: 2\n", "'seed' at line 2"),
+        ("data: {source: a.csv, label: y}\ngate:\n  fidelity: '<= 1'\n  fidelity: '<= 2'\n", "'fidelity' at line 4"),
+    ):
+        path = tmp_path / "plan.yaml"
+        path.write_text(text)
+        with pytest.raises(InputError, match=re.escape(f"has the key {said} for the second time")):
+            read_plan(path)
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1E-5", "1.e-5", "+1e-05", ".1e-4", "0.00001", "1.0e-5"])
+def test_numbers_are_read_as_yaml_1_2_has_them(text, tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        f"data: patients\nrecipe: {{torch: small_cnn}}\nthreats: [{{membership: {{harden: {{dp_sgd: {{epsilon: 3, delta: {text}}}}}}}}}]\n"
+    )
+    assert read_plan(path)[0].threats[0]["membership"]["harden"]["dp_sgd"]["delta"] == 1e-5
+
+
+@pytest.mark.parametrize(("option", "value", "said"), [
+    ("epsilon", "3", "epsilon is '3'; give a number"), ("epsilon", True, "epsilon is True; give a number"), ("epsilon", [1], "epsilon is [1]; give a number"),
+    ("steps", 2.5, "steps is 2.5; give a whole number"), ("steps", "2", "steps is '2'; give a whole number"), ("secret_noise", 1, "give true or false")])  # fmt: skip
+def test_options_of_another_type_are_refused(option, value, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        registry.method("privacy", "harden", "private_scattering").make({option: value})
+
+
+def test_whole_numbers_may_be_written_with_a_point():
+    made = registry.method("privacy", "harden", "private_scattering").make({"steps": 8.0, "epsilon": 3})
+    assert (made.steps, type(made.steps), made.epsilon) == (8, int, 3)

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from carbide import registry
 from carbide._audit import Ask
 from carbide._harden import Budget
+from carbide._plan_yaml import RepeatedKey, read_yaml
 from carbide.privacy.levels import check_feature
 from carbide.report.gate import ALL, parse_gate
 from carbide.space.patches import pixels_of
@@ -156,7 +157,9 @@ def read_plan(source: Path | Mapping[str, Any]) -> tuple[Plan, Path]:
             f"plan {source} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8 text'}); give the path of a YAML file"
         ) from error
     try:
-        raw = yaml.safe_load(text)
+        raw = read_yaml(text)
+    except RepeatedKey as error:
+        raise InputError(f"plan {source} has the key {error} for the second time; keep one of the two") from error
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         raise InputError(

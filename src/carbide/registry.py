@@ -14,7 +14,10 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import numbers
 import pkgutil
+import types
+import typing
 from typing import Any, ClassVar
 
 from carbide.types import Access, Case, InputError, Threat
@@ -121,11 +124,32 @@ class Entry:
         for option in options or {}:
             if option not in known:
                 raise InputError(f"method {self.name} has no option {option!r}; its options are {', '.join(sorted(known)) or 'none'}")
-        return self.cls(**(options or {}))
+        hints = typing.get_type_hints(self.cls) if options else {}
+        return self.cls(**{option: _taken(self.name, option, value, hints.get(option)) for option, value in (options or {}).items()})
 
     def speaks(self, threat: Threat) -> bool:
         """Whether the method speaks this kind of threat."""
         return self.cls is not None and isinstance(threat, self.cls.threats)
+
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
+
+
+def _taken(name: str, option: str, value: Any, hint: Any) -> Any:
+    """The value of an option whose type is a plain one, or some of them; whole floats become whole numbers where these are asked for."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if not set(kinds) <= WORDS.keys():
+        return value
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        fits = type(value) in kinds
+    elif isinstance(value, numbers.Real):
+        fits = float in kinds or (int in kinds and float(value).is_integer())
+        value = int(value) if fits and float not in kinds else value
+    else:
+        fits = False
+    if not fits:
+        raise InputError(f"{name}: {option} is {value!r}; give {' or '.join(WORDS[kind] for kind in kinds)}")
+    return value
 
 
 def refusal(method: Method, case: Case, threat: Threat) -> str | None:

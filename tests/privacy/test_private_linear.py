@@ -187,3 +187,12 @@ def test_gradients_get_the_noise_that_is_accounted_anew_at_every_step(monkeypatc
     rows, recipe = np.zeros((10, 500)), PrivateLinearRecipe(averaged=1e-6)  # the last iterate alone
     weights = recipe.descend(rows, np.zeros(10, int), 8, Settings(steps=steps, rate=1.0, centring=0.0, damping=0.0), 3.0, np.random.default_rng(0))
     assert weights.std() * len(rows) == pytest.approx(3.0 * math.sqrt(steps), rel=0.05)
+
+
+def test_where_a_row_may_be_left_out_another_in_its_place_is_two_steps():
+    """With noise for leaving one out, data sets that differ in one row are two means apart: 2 mu, by the trade-off of two Gaussians."""
+    weaker, recipe = (PrivateLinearRecipe(epsilon=2.0, delta=1e-3, neighbours=way).privacy for way in ("remove", "replace"))
+    for fpr in (0.001, 0.01, 0.1):
+        assert weaker.tpr(fpr) == pytest.approx(gdp_tpr(fpr, 2 * weaker.mu), rel=1e-9)
+        assert recipe.tpr(fpr) == pytest.approx(gdp_tpr(fpr, recipe.mu), rel=1e-9)
+        assert weaker.presence_tpr(fpr) == pytest.approx(recipe.tpr(fpr), rel=1e-9)

@@ -50,9 +50,9 @@ class PrivacyStatement:
     def tpr(self, fpr: float) -> float:
         """The most that any membership attack's true-positive rate can be at this false-positive rate, if another record may take its place.
 
-        Where the neighbours are data sets with and without a record, that is two steps: away with the one, in with the other.
+        Unless neighbours differ in which record stands in one place, that is two steps: away with the one, in with the other.
         """
-        return self.presence_tpr(self.presence_tpr(fpr)) if self.adjacency == ADD_OR_REMOVE else self.presence_tpr(fpr)
+        return self.presence_tpr(fpr) if self.adjacency == ADJACENCY else self.presence_tpr(self.presence_tpr(fpr))
 
     def presence_tpr(self, fpr: float) -> float:
         """The same between two neighbouring data sets as ``adjacency`` says: with the record, and without it where it may be left out.

@@ -17,7 +17,7 @@ import numpy as np
 
 from carbide.privacy.statement import privacy_of, stated_by
 from carbide.registry import Method
-from carbide.stats.accounting import ADD_OR_REMOVE, PrivacyStatement
+from carbide.stats.accounting import ADJACENCY, PrivacyStatement
 from carbide.types import Access, Array, Case, Certificate, InputError, Membership, Model, Rng, Threat
 
 OTHERS = (0.001, 0.1)  # false-positive rates whose bounds the claim names besides
@@ -63,7 +63,7 @@ class DpBound(Method):
 
 def _presence(statement: PrivacyStatement, fpr: float) -> str:
     """What holds where only a record's presence is in question, if that is less than where another may have its place."""
-    if statement.adjacency != ADD_OR_REMOVE:
+    if statement.adjacency == ADJACENCY:
         return ""
     return f"; where all other records are the same and only its presence is in question, {statement.presence_tpr(fpr):.3g}"
 
