@@ -287,6 +287,19 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished, tmp_path):
     assert len(files) == len(set(files))
 
 
+def test_a_model_of_another_kind_takes_the_place_of_the_last_one(tmp_path):
+    from carbide.models import load_saved
+
+    audits = {"threats": [{"extraction": {"queries": 20}}], "gate": None}
+    assert (
+        run("audit", plan_of(tmp_path, recipe={"estimator": "xgboost", "params": {"n_estimators": 3}}, **audits), "--out", tmp_path / "run", "-q")
+        == 0
+    )
+    assert run("audit", plan_of(tmp_path, **audits), "--out", tmp_path / "run", "-q", "-j", 1) == 0
+    assert sorted(p.name for p in (tmp_path / "run" / "plain").iterdir()) == ["README.md", "carbide.npz", "model.skops"]
+    assert type(load_saved(tmp_path / "run" / "plain")).__name__ == "EstimatorModel"
+
+
 def test_an_interrupt_says_how_to_go_on(monkeypatch, tmp_path, capsys):
     import carbide.pipeline
 

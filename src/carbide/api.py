@@ -176,7 +176,8 @@ def _do(verbs: Sequence[str], model: Any, data: Any, threats: Sequence[Any], rec
     space, classes = splits.train.space, splits.train.classes
     rate = settings.get("false_positive_rate")
     properties = _stated(settings.get("properties") or (), splits, prices, Path.cwd())
-    said = {"properties": [one.claim.words() for one in properties]} if properties else {}
+    said: dict[str, Any] = {"properties": [one.claim.words() for one in properties]} if properties else {}
+    said |= {"gate": dict(settings["gate"])} if settings.get("gate") else {}
     job = Job(title=str(settings.get("title", "audit")), data=splits, asks=tuple(_ask(t, space, prices) for t in threats),
               model=_live_model(model, space, classes), recipe=_live_recipe(recipe, space, classes),
               point=None if rate is None else OperatingPoint(false_positive_rate=rate), budget=settings.get("budget") or Budget(),
