@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -285,6 +286,51 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished, tmp_path):
     assert (tmp_path / "run" / "results.json").read_bytes() == (finished / "results.json").read_bytes()
     files = [json.loads(line)["file"] for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
     assert len(files) == len(set(files))
+
+
+BEGUN = {
+    "killed": (lambda f: {"seed": 1}, KeyboardInterrupt, 130),
+    "a fault": (lambda f: {"seed": 1}, ZeroDivisionError, 3),
+    "data that are not there": (lambda f: spoil(str(f / "nothing.csv")), None, 2),
+    "the same plan": (lambda f: {}, KeyboardInterrupt, 130),
+}
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_a_run_that_did_not_end_leaves_no_earlier_results_to_pass_the_gate(name, finished, tmp_path, monkeypatch, capsys):
+    import carbide.pipeline
+
+    make, error, code = BEGUN[name]
+    folder, page = shutil.copytree(finished, tmp_path / "run"), tmp_path / "j.xml"
+    assert run("gate", folder, "--junit", page) == 0
+    plan = finished.parent / "plan.yaml" if name == "the same plan" else plan_of(tmp_path, **make(tmp_path))
+    with monkeypatch.context() as patch:
+        if error is not None:
+
+            def stop(*_, **__):
+                raise error
+
+            patch.setattr(carbide.pipeline, "audit_case", stop)
+        assert run("harden", plan, "--out", folder, "-j", 1, "-q") == code
+    for file in ("results.json", "report.html", "hardened/card.md"):
+        assert not (folder / file).exists()
+    assert (folder / "results.previous.json").read_bytes() == (finished / "results.json").read_bytes()
+    capsys.readouterr()
+    for command in ("gate", "verify", "report"):
+        assert run(command, folder) == 2
+        assert "holds no finished results: the last run in it has not ended" in capsys.readouterr().err
+    assert run("gate", folder, "--junit", page) == 2
+    assert not page.exists()
+    if name == "the same plan":
+        assert run("harden", plan, "--out", folder, "-j", 1, "-q") == 0
+        assert (folder / "results.json").read_bytes() == (finished / "results.json").read_bytes()
+        assert not list(folder.rglob("*.previous.*"))
+
+
+def test_a_plan_that_cannot_be_read_touches_nothing(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    assert run("harden", plan_of(tmp_path, modle=1), "--out", folder, "-q") == 2
+    assert (folder / "results.json").read_bytes() == (finished / "results.json").read_bytes()
 
 
 def test_a_model_of_another_kind_takes_the_place_of_the_last_one(tmp_path):

@@ -18,7 +18,7 @@ import numpy as np
 
 from carbide._audit import Ask
 from carbide._harden import Budget
-from carbide.pipeline import Job, Report, execute
+from carbide.pipeline import Job, Report, execute, retire
 from carbide.plan import Plan, make_ask, read_plan
 from carbide.types import Dataset, InputError, Model, OperatingPoint, PriceTable, Recipe, Space, Splits, Threat, digest
 
@@ -96,6 +96,7 @@ def run_plan(plan: Path | Mapping[str, Any], *, out: Path | None, verbs: Sequenc
     folder = out if out is not None else Path("runs") / f"{title}-{digest(resolved)[:8]}"
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, not a folder; choose another one with --out")
+    retire(folder)  # before the data are read: a run that ends there must not leave the last one's results for its own
     job = job_of(checked, base, title=title, resolved=resolved, trust=trust)
     return execute(job, out=folder, verbs=verbs, workers=workers, quiet=quiet)
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 VERBS = ("audit", "harden", "prove")
 PROPERTIES, PERFORMANCE = "properties", "performance"  # how the evidence of properties and of performance is called
+FINISHED = ("results.json", "report.html", "hardened/card.md")  # what only a run that has ended may leave behind
 PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "torch", "xgboost-cpu", "xgboost", "lightgbm", "catboost", "onnxruntime")
 BLIND = {
     "evasion": "changes of another kind than the stated one (for images: rotation, blur, patches; for tables: fields outside the price table)",
@@ -116,6 +117,8 @@ def execute(job: Job, *, out: Path | None = None, verbs: Sequence[str] = ("audit
         raise InputError("neither a model nor a recipe is given; add model: (a file) or recipe: (how to train one)")
     if "harden" in verbs and not job.asks:
         raise InputError("no threat is named, so there is nothing to harden against; add threats, or decide properties alone with carbide prove")
+    if out is not None:
+        retire(out)
     store = Store(out, pack=pack, unpack=unpack, version=carbide.__version__)
     run = Run(workers=workers or hands(), progress=Progress(quiet=quiet), store=store)
     with use(run):
@@ -333,12 +336,31 @@ def versions() -> dict[str, str]:
     return found
 
 
+def retire(folder: Path) -> None:
+    """Put the results of an earlier run in the folder aside, so that nobody takes them for those of a run that has not ended.
+
+    Raises:
+        InputError: if they cannot be renamed.
+    """
+    for file in (folder / name for name in FINISHED):
+        try:
+            if file.is_file():
+                file.replace(_previous(file))
+        except OSError as error:
+            raise InputError(f"cannot rename {file} ({error.strerror or error}); choose another folder with --out") from error
+
+
+def _previous(file: Path) -> Path:
+    return file.with_name(f"{file.stem}.previous{file.suffix}")
+
+
 def write_run(report: Report, folder: Path) -> None:
     """Write a run folder: plan.yaml, results.json, timings.json, evidence/, the models and report.html, each whole."""
     from carbide.models import forget_model
     from carbide.report.html import write_html
     from carbide.report.results_json import write_results, write_timings
 
+    retire(folder)
     results = report.results
     evidence = dict(_evidence(results))
     for name, value in evidence.items():
@@ -352,6 +374,8 @@ def write_run(report: Report, folder: Path) -> None:
     write_timings(report.timings, folder / "timings.json")
     write_results(results, folder / "results.json")
     write_html(results, report.timings, folder / "report.html")
+    for name in FINISHED:
+        _previous(folder / name).unlink(missing_ok=True)
     if results.hardened is None:
         forget_model(folder / "hardened")
 

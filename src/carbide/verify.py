@@ -69,6 +69,9 @@ def _same(a: float, b: float) -> bool:
 
 def _results(run: Path) -> Results:
     path = run / "results.json"
+    if not path.is_file() and (run / "results.previous.json").is_file():
+        raise InputError(f"{run} holds no finished results: the last run in it has not ended (those before it are in results.previous.json); "
+                         "finish it with the command that began it")  # fmt: skip
     if not path.is_file():
         raise InputError(f"{run} holds no results.json; name the folder of a finished run, or finish it with the command that began it")
     return read_results(path)
@@ -93,8 +96,11 @@ def judge_run(run: Path, *, rules: Sequence[str] = (), sarif: Path | None = None
     """The gate's lines for a finished run; ``rules`` such as ``"robust_recall >= 0.7"`` replace the plan's gate.
 
     Raises:
-        InputError: if there is no rule at all, or one is not understood.
+        InputError: if there is no rule at all, or one is not understood; older files of the two names are gone then.
     """
+    for file in (sarif, junit):  # a gate that cannot judge must not leave an earlier verdict where a reader looks for its own
+        if file is not None and file.is_file():
+            file.unlink()
     results = _results(run)
     names = [line.name for line in results.last.properties] if results.last else []
     parsed = (
