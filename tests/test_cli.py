@@ -362,6 +362,25 @@ def test_nothing_heavy_is_loaded_to_say_hello():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "first", ["carbide.load_data('patients')", "import carbide.run", "from carbide.run import track", "import carbide.run.store", "pass"]
+)
+def test_run_is_a_verb_whatever_was_used_before(first, tmp_path):
+    code = f"""
+import carbide
+{first}
+from carbide.run import track, use
+import carbide.run.store, sys
+from carbide import run
+assert carbide.run is run and callable(run), run
+assert list(track([1, 2], label="two")) == [1, 2] and sys.modules["carbide.run"].track is track
+"""
+    if first == "pass":
+        plan = plan_of(tmp_path, threats=[{"extraction": {"queries": 20}}], gate=None)
+        code += f'assert carbide.run({str(plan)!r}, verbs=("audit",), out={str(tmp_path / "run")!r}, quiet=True).passed and carbide.run is run'
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_data_fit_the_space_that_was_drafted_from_them(tmp_path):
     values = np.random.default_rng(0).normal(size=(200, 8))
     values[np.arange(8) * 20, np.arange(8)] = 1e6  # each column has one far row, and not all of these fall into the training rows
