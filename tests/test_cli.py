@@ -393,6 +393,16 @@ def test_data_fit_the_space_that_was_drafted_from_them(tmp_path):
     assert run("space", "show", str(draft)) == 0
 
 
+def test_no_folder_is_made_for_a_file_that_the_user_names(finished, tmp_path, capsys):
+    nowhere = tmp_path / "nowhere"
+    data = finished.parent / "loans.csv"
+    assert run("space", "infer", data, "--label", "bad", "--out", nowhere / "space.json") == 2
+    assert f"{nowhere} is not a folder; make it first" in capsys.readouterr().err
+    assert run("gate", finished, "--junit", nowhere / "j.xml") == 2
+    assert run("gate", finished, "--sarif", nowhere / "s.json") == 2
+    assert not nowhere.exists()
+
+
 def test_methods_and_schemas_are_printed(capsys):
     assert run("methods", "--room", "privacy", "--verb", "audit", "--json") == 0
     rows = json.loads(capsys.readouterr().out)

@@ -24,7 +24,7 @@ from carbide.report.gate import judge_gate, parse_gate
 from carbide.report.html import write_html
 from carbide.report.results_json import plain, read_results, read_timings
 from carbide.results import HARDENED, PLAIN, GateLine, Phase, Results, match_findings
-from carbide.run import write_whole
+from carbide.run import write_named
 from carbide.stats.intervals import Count
 from carbide.types import CarbideError, Finding, InputError, Model, Section
 
@@ -113,11 +113,11 @@ def judge_run(run: Path, *, rules: Sequence[str] = (), sarif: Path | None = None
     if sarif is not None:
         from carbide.report.sarif import to_sarif
 
-        write_whole(sarif, json.dumps(to_sarif(judged), indent=1, sort_keys=True).encode())
+        write_named(sarif, json.dumps(to_sarif(judged), indent=1, sort_keys=True).encode())
     if junit is not None:
         from carbide.report.junit import to_junit
 
-        write_whole(junit, to_junit(judged).encode())
+        write_named(junit, to_junit(judged).encode())
     return lines
 
 
