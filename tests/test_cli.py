@@ -403,6 +403,22 @@ def test_no_folder_is_made_for_a_file_that_the_user_names(finished, tmp_path, ca
     assert not nowhere.exists()
 
 
+def test_names_in_data_steer_no_terminal_and_no_page(tmp_path, capsys):
+    threats = [{"extraction": {"queries": 20, "harden": []}}]
+    properties = [{"monotone": "in\x1b[31mcome\x07", "direction": "rises"}]
+    plan = plan_of(tmp_path, title="red \x1b[31m", threats=threats, gate=None, properties=properties, recipe={"estimator": "decision_tree"})
+    table = tmp_path / "loans.csv"
+    table.write_text(table.read_text().replace("income,", "in\x1b[31mcome\x07,", 1))
+    assert run("harden", plan, "--out", tmp_path / "run", "-j", 1) == 0
+    assert run("space", "infer", table, "--label", "bad", "--out", tmp_path / "space.json") == 0
+    assert run("audit", plan_of(tmp_path, data={"source": str(table), "label": "b\x1b[2Jad"}), "--out", tmp_path / "no") == 2
+    said = capsys.readouterr()
+    for words in (said.out, said.err, (tmp_path / "run" / "report.html").read_text(), (tmp_path / "run" / "hardened" / "card.md").read_text()):
+        assert "\x1b" not in words
+        assert "\x07" not in words
+    assert "in\\x1b[31mcome\\x07" in said.out
+
+
 def test_methods_and_schemas_are_printed(capsys):
     assert run("methods", "--room", "privacy", "--verb", "audit", "--json") == 0
     rows = json.loads(capsys.readouterr().out)

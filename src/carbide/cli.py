@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from carbide._visible import visible
+
 HELP = """Audit, harden, prove and guard machine-learning models.
 
 Start with [bold]carbide demo patients[/bold], open the report it names, then write a plan of your own:
@@ -31,7 +33,7 @@ Trust = Annotated[bool, typer.Option("--trust", help="Allow pickled model files,
 
 def say(words: str = "") -> None:
     """One line for the user on standard output."""
-    typer.echo(words)
+    typer.echo(visible(words))
 
 
 @app.command()
@@ -382,13 +384,13 @@ def _explain(error: Exception) -> int:
     from carbide.types import CarbideError, InputError, UnsoundError
 
     if isinstance(error, InputError):
-        print(f"carbide: {' '.join(str(error).split())}", file=sys.stderr)
+        print(visible(f"carbide: {' '.join(str(error).split())}"), file=sys.stderr)
         return 2
     if isinstance(error, UnsoundError):  # an attack and a claim contradict each other; which of the two is wrong, the words say
-        print(f"carbide stopped: {error}", file=sys.stderr)
+        print(visible(f"carbide stopped: {error}"), file=sys.stderr)
         return 3
     if isinstance(error, CarbideError):
-        print(f"carbide failed: {error}", file=sys.stderr)
+        print(visible(f"carbide failed: {error}"), file=sys.stderr)
         return 3
     if isinstance(error, typer.Exit):
         return error.exit_code

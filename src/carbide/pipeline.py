@@ -21,6 +21,7 @@ import carbide
 from carbide._audit import Ask, audit_case
 from carbide._harden import Budget, Hardened, fit, harden_case
 from carbide._prove import brackets_of, prove_case
+from carbide._visible import visible
 from carbide.models.latency import latency
 from carbide.models.operating import calibrated
 from carbide.registry import ROOMS
@@ -97,7 +98,7 @@ class Report:
     def __str__(self) -> str:
         from carbide.report.words import summary
 
-        return "\n".join(summary(self.results))
+        return visible("\n".join(summary(self.results)))
 
     def _repr_html_(self) -> str:
         from carbide.report.html import render_html
