@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -287,6 +288,64 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished, tmp_path):
     assert len(files) == len(set(files))
 
 
+BEGUN = {
+    "killed": (lambda f: {"seed": 1}, KeyboardInterrupt, 130),
+    "a fault": (lambda f: {"seed": 1}, ZeroDivisionError, 3),
+    "data that are not there": (lambda f: spoil(str(f / "nothing.csv")), None, 2),
+    "the same plan": (lambda f: {}, KeyboardInterrupt, 130),
+}
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_a_run_that_did_not_end_leaves_no_earlier_results_to_pass_the_gate(name, finished, tmp_path, monkeypatch, capsys):
+    import carbide.pipeline
+
+    make, error, code = BEGUN[name]
+    folder, page = shutil.copytree(finished, tmp_path / "run"), tmp_path / "j.xml"
+    assert run("gate", folder, "--junit", page) == 0
+    plan = finished.parent / "plan.yaml" if name == "the same plan" else plan_of(tmp_path, **make(tmp_path))
+    with monkeypatch.context() as patch:
+        if error is not None:
+
+            def stop(*_, **__):
+                raise error
+
+            patch.setattr(carbide.pipeline, "audit_case", stop)
+        assert run("harden", plan, "--out", folder, "-j", 1, "-q") == code
+    for file in ("results.json", "report.html", "hardened/card.md"):
+        assert not (folder / file).exists()
+    assert (folder / "results.previous.json").read_bytes() == (finished / "results.json").read_bytes()
+    capsys.readouterr()
+    for command in ("gate", "verify", "report"):
+        assert run(command, folder) == 2
+        assert "holds no finished results: the last run in it has not ended" in capsys.readouterr().err
+    assert run("gate", folder, "--junit", page) == 2
+    assert not page.exists()
+    if name == "the same plan":
+        assert run("harden", plan, "--out", folder, "-j", 1, "-q") == 0
+        assert (folder / "results.json").read_bytes() == (finished / "results.json").read_bytes()
+        assert not list(folder.rglob("*.previous.*"))
+
+
+def test_a_plan_that_cannot_be_read_touches_nothing(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    assert run("harden", plan_of(tmp_path, modle=1), "--out", folder, "-q") == 2
+    assert (folder / "results.json").read_bytes() == (finished / "results.json").read_bytes()
+
+
+def test_a_model_of_another_kind_takes_the_place_of_the_last_one(tmp_path):
+    from carbide.models import load_saved
+
+    audits = {"threats": [{"extraction": {"queries": 20}}], "gate": None}
+    assert (
+        run("audit", plan_of(tmp_path, recipe={"estimator": "xgboost", "params": {"n_estimators": 3}}, **audits), "--out", tmp_path / "run", "-q")
+        == 0
+    )
+    assert run("audit", plan_of(tmp_path, **audits), "--out", tmp_path / "run", "-q", "-j", 1) == 0
+    assert sorted(p.name for p in (tmp_path / "run" / "plain").iterdir()) == ["README.md", "carbide.npz", "model.skops"]
+    assert type(load_saved(tmp_path / "run" / "plain")).__name__ == "EstimatorModel"
+
+
 def test_an_interrupt_says_how_to_go_on(monkeypatch, tmp_path, capsys):
     import carbide.pipeline
 
@@ -303,6 +362,25 @@ def test_nothing_heavy_is_loaded_to_say_hello():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "first", ["carbide.load_data('patients')", "import carbide.run", "from carbide.run import track", "import carbide.run.store", "pass"]
+)
+def test_run_is_a_verb_whatever_was_used_before(first, tmp_path):
+    code = f"""
+import carbide
+{first}
+from carbide.run import track, use
+import carbide.run.store, sys
+from carbide import run
+assert carbide.run is run and callable(run), run
+assert list(track([1, 2], label="two")) == [1, 2] and sys.modules["carbide.run"].track is track
+"""
+    if first == "pass":
+        plan = plan_of(tmp_path, threats=[{"extraction": {"queries": 20}}], gate=None)
+        code += f'assert carbide.run({str(plan)!r}, verbs=("audit",), out={str(tmp_path / "run")!r}, quiet=True).passed and carbide.run is run'
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_data_fit_the_space_that_was_drafted_from_them(tmp_path):
     values = np.random.default_rng(0).normal(size=(200, 8))
     values[np.arange(8) * 20, np.arange(8)] = 1e6  # each column has one far row, and not all of these fall into the training rows
@@ -313,6 +391,32 @@ def test_data_fit_the_space_that_was_drafted_from_them(tmp_path):
     whole = carbide.load_data(tmp_path / "data.csv", label="label", space=draft)
     assert sum(len(part) for part in (whole.train, whole.validation, whole.test)) == 200
     assert run("space", "show", str(draft)) == 0
+
+
+def test_no_folder_is_made_for_a_file_that_the_user_names(finished, tmp_path, capsys):
+    nowhere = tmp_path / "nowhere"
+    data = finished.parent / "loans.csv"
+    assert run("space", "infer", data, "--label", "bad", "--out", nowhere / "space.json") == 2
+    assert f"{nowhere} is not a folder; make it first" in capsys.readouterr().err
+    assert run("gate", finished, "--junit", nowhere / "j.xml") == 2
+    assert run("gate", finished, "--sarif", nowhere / "s.json") == 2
+    assert not nowhere.exists()
+
+
+def test_names_in_data_steer_no_terminal_and_no_page(tmp_path, capsys):
+    threats = [{"extraction": {"queries": 20, "harden": []}}]
+    properties = [{"monotone": "in\x1b[31mcome\x07", "direction": "rises"}]
+    plan = plan_of(tmp_path, title="red \x1b[31m", threats=threats, gate=None, properties=properties, recipe={"estimator": "decision_tree"})
+    table = tmp_path / "loans.csv"
+    table.write_text(table.read_text().replace("income,", "in\x1b[31mcome\x07,", 1))
+    assert run("harden", plan, "--out", tmp_path / "run", "-j", 1) == 0
+    assert run("space", "infer", table, "--label", "bad", "--out", tmp_path / "space.json") == 0
+    assert run("audit", plan_of(tmp_path, data={"source": str(table), "label": "b\x1b[2Jad"}), "--out", tmp_path / "no") == 2
+    said = capsys.readouterr()
+    for words in (said.out, said.err, (tmp_path / "run" / "report.html").read_text(), (tmp_path / "run" / "hardened" / "card.md").read_text()):
+        assert "\x1b" not in words
+        assert "\x07" not in words
+    assert "in\\x1b[31mcome\\x07" in said.out
 
 
 def test_methods_and_schemas_are_printed(capsys):

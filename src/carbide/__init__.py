@@ -10,6 +10,8 @@ The names below load what they need on first use; importing ``carbide`` itself l
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -104,6 +106,17 @@ if TYPE_CHECKING:
         Threat,
         UnsoundError,
     )  # fmt: skip
+
+
+class _Package(ModuleType):
+    """The package, of which a name above stays what it is: importing the sub-package ``carbide.run`` would put it in the place of the verb ``run``."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

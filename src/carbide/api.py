@@ -18,7 +18,7 @@ import numpy as np
 
 from carbide._audit import Ask
 from carbide._harden import Budget
-from carbide.pipeline import Job, Report, execute
+from carbide.pipeline import Job, Report, execute, retire
 from carbide.plan import Plan, make_ask, read_plan
 from carbide.types import Dataset, InputError, Model, OperatingPoint, PriceTable, Recipe, Space, Splits, Threat, digest
 
@@ -96,6 +96,7 @@ def run_plan(plan: Path | Mapping[str, Any], *, out: Path | None, verbs: Sequenc
     folder = out if out is not None else Path("runs") / f"{title}-{digest(resolved)[:8]}"
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, not a folder; choose another one with --out")
+    retire(folder)  # before the data are read: a run that ends there must not leave the last one's results for its own
     job = job_of(checked, base, title=title, resolved=resolved, trust=trust)
     return execute(job, out=folder, verbs=verbs, workers=workers, quiet=quiet)
 
@@ -176,7 +177,8 @@ def _do(verbs: Sequence[str], model: Any, data: Any, threats: Sequence[Any], rec
     space, classes = splits.train.space, splits.train.classes
     rate = settings.get("false_positive_rate")
     properties = _stated(settings.get("properties") or (), splits, prices, Path.cwd())
-    said = {"properties": [one.claim.words() for one in properties]} if properties else {}
+    said: dict[str, Any] = {"properties": [one.claim.words() for one in properties]} if properties else {}
+    said |= {"gate": dict(settings["gate"])} if settings.get("gate") else {}
     job = Job(title=str(settings.get("title", "audit")), data=splits, asks=tuple(_ask(t, space, prices) for t in threats),
               model=_live_model(model, space, classes), recipe=_live_recipe(recipe, space, classes),
               point=None if rate is None else OperatingPoint(false_positive_rate=rate), budget=settings.get("budget") or Budget(),

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from carbide._visible import visible
+
 HELP = """Audit, harden, prove and guard machine-learning models.
 
 Start with [bold]carbide demo patients[/bold], open the report it names, then write a plan of your own:
@@ -31,7 +33,7 @@ Trust = Annotated[bool, typer.Option("--trust", help="Allow pickled model files,
 
 def say(words: str = "") -> None:
     """One line for the user on standard output."""
-    typer.echo(words)
+    typer.echo(visible(words))
 
 
 @app.command()
@@ -212,15 +214,15 @@ def _said(line: Any) -> str:
 
 @app.command()
 def verify(run: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
-    """Recompute every headline of a run from its evidence and say which agree; exit 1 when one does not."""
-    from carbide.verify import verify_run
+    """Hold what a run says against its evidence, line by line, and say what was not checked; exit 1 when something does not agree."""
+    from carbide.verify import check_run
 
-    checks = verify_run(run)
-    for check in checks:
-        say(
-            f"{'agrees' if check.agrees else 'DIFFERS'}  {check.phase}: {check.metric} {check.reported:.6g}, from the evidence {check.recomputed:.6g}"
-        )
-    if not all(check.agrees for check in checks):
+    found = check_run(run)
+    for check in found.checks:
+        say(str(check))
+    for words in found.unchecked:
+        say(f"not checked: {words}")
+    if not all(check.agrees for check in found.checks):
         say("The report does not follow from its evidence: do not rely on it; run the plan again")
         raise typer.Exit(1)
 
@@ -382,13 +384,13 @@ def _explain(error: Exception) -> int:
     from carbide.types import CarbideError, InputError, UnsoundError
 
     if isinstance(error, InputError):
-        print(f"carbide: {' '.join(str(error).split())}", file=sys.stderr)
+        print(visible(f"carbide: {' '.join(str(error).split())}"), file=sys.stderr)
         return 2
     if isinstance(error, UnsoundError):  # an attack and a claim contradict each other; which of the two is wrong, the words say
-        print(f"carbide stopped: {error}", file=sys.stderr)
+        print(visible(f"carbide stopped: {error}"), file=sys.stderr)
         return 3
     if isinstance(error, CarbideError):
-        print(f"carbide failed: {error}", file=sys.stderr)
+        print(visible(f"carbide failed: {error}"), file=sys.stderr)
         return 3
     if isinstance(error, typer.Exit):
         return error.exit_code

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import carbide
 from carbide._audit import Ask, audit_case
 from carbide._harden import Budget, Hardened, fit, harden_case
 from carbide._prove import brackets_of, prove_case
+from carbide._visible import visible
 from carbide.models.latency import latency
 from carbide.models.operating import calibrated
 from carbide.registry import ROOMS
@@ -29,13 +30,14 @@ from carbide.run import Progress, Run, Store, cores, hands, use, write_whole
 from carbide.run.store import decode, encode
 from carbide.stats.intervals import clopper_pearson
 from carbide.stats.performance import performance
-from carbide.types import Case, Corruption, Distortion, InputError, LpBall, Model, OperatingPoint, Patch, Recipe, Section, Splits, Threat
+from carbide.types import Case, Corruption, Distortion, InputError, LpBall, Model, OperatingPoint, Patch, Recipe, Section, Splits, Threat, decide
 
 if TYPE_CHECKING:
     from carbide._claims import Stated
 
 VERBS = ("audit", "harden", "prove")
-PROPERTIES = "properties"  # how the evidence of properties is called
+PROPERTIES, PERFORMANCE = "properties", "performance"  # how the evidence of properties and of performance is called
+FINISHED = ("results.json", "report.html", "hardened/card.md")  # what only a run that has ended may leave behind
 PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "torch", "xgboost-cpu", "xgboost", "lightgbm", "catboost", "onnxruntime")
 BLIND = {
     "evasion": "changes of another kind than the stated one (for images: rotation, blur, patches; for tables: fields outside the price table)",
@@ -96,7 +98,7 @@ class Report:
     def __str__(self) -> str:
         from carbide.report.words import summary
 
-        return "\n".join(summary(self.results))
+        return visible("\n".join(summary(self.results)))
 
     def _repr_html_(self) -> str:
         from carbide.report.html import render_html
@@ -116,6 +118,8 @@ def execute(job: Job, *, out: Path | None = None, verbs: Sequence[str] = ("audit
         raise InputError("neither a model nor a recipe is given; add model: (a file) or recipe: (how to train one)")
     if "harden" in verbs and not job.asks:
         raise InputError("no threat is named, so there is nothing to harden against; add threats, or decide properties alone with carbide prove")
+    if out is not None:
+        retire(out)
     store = Store(out, pack=pack, unpack=unpack, version=carbide.__version__)
     run = Run(workers=workers or hands(), progress=Progress(quiet=quiet), store=store)
     with use(run):
@@ -179,8 +183,10 @@ def _phase(name: str, case: Case, job: Job, verbs: Sequence[str]) -> Phase:
         sections = prove_case(case, job.asks, sections)
     brackets = tuple(bracket for section in sections for bracket in brackets_of(section))
     threshold = case.model.threshold if case.model.classes == 2 else float("nan")
-    return Phase(name=name, model=_words(case), sections=sections, performance=_performance(case), cost=Cost(size_bytes=_size(case.model)),
-                 brackets=brackets, threshold=threshold, properties=_properties(case, job))  # fmt: skip
+    answers = {"y": case.data.test.y, "decided": decide(case.model.predict(case.data.test.x), case.model.threshold), "classes": case.model.classes,
+               "threshold": float(threshold)}  # fmt: skip
+    return Phase(name=name, model=_words(case), sections=sections, performance=performance_of(answers), cost=Cost(size_bytes=_size(case.model)),
+                 brackets=brackets, threshold=threshold, properties=_properties(case, job), answers=answers)  # fmt: skip
 
 
 def _properties(case: Case, job: Job) -> tuple[PropertyLine, ...]:
@@ -191,19 +197,18 @@ def _properties(case: Case, job: Job) -> tuple[PropertyLine, ...]:
     return decide_stated(job.properties, case.model, rows=job.data.test.x, seed=job.seed, must=not job.asks)
 
 
-def _performance(case: Case) -> dict[str, Measure]:
-    test = case.data.test
-    probabilities = case.model.predict(test.x)
-    result = performance(test.y, probabilities, case.model.threshold)
-    positives, negatives = int((test.y == 1).sum()), int((test.y == 0).sum())
-    rows = {"accuracy": (result.accuracy, len(test), 1)}
-    if probabilities.shape[1] == 2:
-        rows |= {"recall": (result.recall, positives, 1), "false_positive_rate": (result.false_positive_rate, negatives, -1)}
+def performance_of(answers: Mapping[str, Any]) -> dict[str, Measure]:
+    """The performance that a model's answers on clean rows give: labels ``y`` ``(n,)``, the class ``decided`` for each, how many ``classes`` there are."""
+    y, classes = answers["y"], int(answers["classes"])
+    result = performance(y, np.eye(classes)[answers["decided"]])
+    rows = {"accuracy": (result.accuracy, len(y), 1)}
+    if classes == 2:
+        rows |= {"recall": (result.recall, int((y == 1).sum()), 1), "false_positive_rate": (result.false_positive_rate, int((y == 0).sum()), -1)}
     found = {}
     for metric, (value, n, good) in rows.items():
         low, high = clopper_pearson(round(value * n), n)
         found[metric] = Measure(metric=metric, value=value, low=low, high=high, n=n, good=good)
-    return found | {"worst_class": Measure(metric="worst_class", value=result.worst_class, n=len(test))}
+    return found | {"worst_class": Measure(metric="worst_class", value=result.worst_class, n=len(y))}
 
 
 def _words(case: Case) -> str:
@@ -332,28 +337,67 @@ def versions() -> dict[str, str]:
     return found
 
 
+def retire(folder: Path) -> None:
+    """Put the results of an earlier run in the folder aside, so that nobody takes them for those of a run that has not ended.
+
+    Raises:
+        InputError: if they cannot be renamed.
+    """
+    for file in (folder / name for name in FINISHED):
+        try:
+            if file.is_file():
+                file.replace(_previous(file))
+        except OSError as error:
+            raise InputError(f"cannot rename {file} ({error.strerror or error}); choose another folder with --out") from error
+
+
+def _previous(file: Path) -> Path:
+    return file.with_name(f"{file.stem}.previous{file.suffix}")
+
+
 def write_run(report: Report, folder: Path) -> None:
     """Write a run folder: plan.yaml, results.json, timings.json, evidence/, the models and report.html, each whole."""
+    from carbide.models import forget_model
     from carbide.report.html import write_html
     from carbide.report.results_json import write_results, write_timings
 
+    retire(folder)
     results = report.results
-    for phase in results.phases:
-        for number, section in enumerate(phase.sections):
-            write_whole(folder / "evidence" / f"{phase.name}-{number}-{section.room}.npz", encode(section))
-        if phase.properties:
-            write_whole(_properties_file(folder, phase.name), encode({line.name: dict(line.evidence) for line in phase.properties}))
+    evidence = dict(_evidence(results))
+    for name, value in evidence.items():
+        write_whole(folder / "evidence" / name, encode(value))
+    for pattern in ("plain-*.npz", "hardened-*.npz", f"{PROPERTIES}-*.npz", f"{PERFORMANCE}-*.npz"):
+        for file in (folder / "evidence").glob(pattern):
+            if file.name not in evidence:  # of a run that asked for more
+                file.unlink()
     write_whole(folder / "plan.yaml", yaml.safe_dump(dict(results.plan), sort_keys=False).encode())
     _save_models(report, folder)
     write_timings(report.timings, folder / "timings.json")
     write_results(results, folder / "results.json")
     write_html(results, report.timings, folder / "report.html")
+    for name in FINISHED:
+        _previous(folder / name).unlink(missing_ok=True)
+    if results.hardened is None:
+        forget_model(folder / "hardened")
+
+
+def _evidence(results: Results) -> Iterator[tuple[str, Any]]:
+    """The files of evidence by name, and what each holds."""
+    for phase in results.phases:
+        for number, section in enumerate(phase.sections):
+            yield f"{phase.name}-{number}-{section.room}.npz", section
+        if phase.properties:
+            yield f"{PROPERTIES}-{phase.name}.npz", {line.name: dict(line.evidence) for line in phase.properties}
+        if phase.answers:
+            yield f"{PERFORMANCE}-{phase.name}.npz", dict(phase.answers)
 
 
 def _save_models(report: Report, folder: Path) -> None:
-    from carbide.models import pack, save_model
+    from carbide.models import forget_model, pack, save_model
     from carbide.report.card import model_card
 
+    for name in ("plain", "hardened"):
+        forget_model(folder / name)  # of a run that had another model, or one more
     try:
         pack(report.plain)
     except (TypeError, InputError):
@@ -371,7 +415,7 @@ def read_sections(folder: Path) -> dict[str, list[Section]]:
         InputError: if the folder holds no evidence.
     """
     every = list((folder / "evidence").glob("*.npz"))
-    files = [f for f in every if not f.name.startswith(PROPERTIES)]
+    files = [f for f in every if not f.name.startswith((PROPERTIES, PERFORMANCE))]
     files = sorted(files, key=lambda f: (f.name.split("-")[0], int(f.name.split("-")[1])))
     if not every:
         raise InputError(f"{folder} holds no evidence; name the folder of a finished run")
@@ -390,17 +434,25 @@ def read_properties(folder: Path, phase: str) -> dict[str, Any]:
     Raises:
         InputError: if there is none, or it cannot be read.
     """
-    file = _properties_file(folder, phase)
+    return _read_dict(folder / "evidence" / f"{PROPERTIES}-{phase}.npz", f"the {phase} model's properties")
+
+
+def read_answers(folder: Path, phase: str) -> dict[str, Any]:
+    """What a phase's model answered on clean rows, as ``performance_of`` takes it.
+
+    Raises:
+        InputError: if it is not there, or cannot be read.
+    """
+    return _read_dict(folder / "evidence" / f"{PERFORMANCE}-{phase}.npz", f"the {phase} model's performance")
+
+
+def _read_dict(file: Path, what: str) -> dict[str, Any]:
     if not file.is_file():
-        raise InputError(f"{folder} has no evidence of the {phase} model's properties; run the plan again into this folder")
+        raise InputError(f"{file.parent.parent} has no evidence of {what}; run the plan again into this folder")
     found = _read_evidence(file)
     if not isinstance(found, dict):
-        raise InputError(f"evidence {file} holds a {type(found).__name__}, not properties; run the plan again into this folder")
+        raise InputError(f"evidence {file} holds a {type(found).__name__}, which is not about {what}; run the plan again into this folder")
     return found
-
-
-def _properties_file(folder: Path, phase: str) -> Path:
-    return folder / "evidence" / f"{PROPERTIES}-{phase}.npz"
 
 
 def _read_evidence(file: Path) -> Any:

@@ -95,7 +95,7 @@ class Phase:
 
     ``performance`` holds what is known of ``accuracy``, ``worst_class``, ``recall`` and ``false_positive_rate`` on the
     test rows, by these names. ``threshold`` is where a binary model decides (nan for more than two classes). ``properties`` are those
-    of the plan, in its order.
+    of the plan, in its order. ``answers`` are what ``verify`` needs to count the performance again.
     """
 
     name: str
@@ -106,6 +106,7 @@ class Phase:
     brackets: tuple[Bracket, ...] = ()
     threshold: float = math.nan
     properties: tuple[PropertyLine, ...] = ()
+    answers: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name not in (PLAIN, HARDENED):

@@ -33,7 +33,7 @@ from carbide.space.distortions import in_range, missing, proposal_shape, render,
 from carbide.space.membership import allowed, cost, inside
 from carbide.space.patches import box_pixels, inside_patch
 from carbide.space.repair import repair
-from carbide.stats.intervals import clopper_pearson
+from carbide.stats.intervals import Count, clopper_pearson, counted
 from carbide.types import (
     Access,
     Array,
@@ -569,6 +569,22 @@ def verify(section: Section, model: Model | None, case: Case | None, threat: Thr
         if not (np.array_equal(rows.x, e["x"]) and np.array_equal(rows.y, e["y"])):
             value = math.nan
     return [(headline.metric, headline.value, value), *_profit_again(section, model, threat)]
+
+
+def recount(section: Section, finding: Finding) -> Count | None:
+    """A finding about the rows from the evidence: what stands, of which class least, and the median of what changes cost."""
+    e, headline = section.evidence, section.headline()
+    fell, wrong, cost = np.asarray(e["broken"], bool), np.asarray(e["wrong"], bool), np.asarray(e["cost"], float)
+    if headline is not None and (finding.metric, finding.method) == (headline.metric, headline.method):
+        return counted(~fell)
+    if finding.metric.startswith("worst class"):
+        shares = {int(c): float((~fell[e["y"] == c]).mean()) for c in np.unique(e["y"])}
+        return counted(~fell[e["y"] == min(shares, key=lambda c: (shares[c], c))])
+    moved = cost[fell & ~wrong & np.isfinite(cost)]
+    if finding.metric.startswith("median ") and len(moved):
+        low, high = _median_interval(moved)
+        return Count(value=float(np.median(moved)), low=low, high=high, n=len(moved))
+    return None
 
 
 def _profit_again(section: Section, model: Model | None, threat: Threat) -> list[tuple[str, float, float]]:

@@ -19,7 +19,7 @@ from carbide.extraction.oracle import Answers, Oracle
 from carbide.extraction.surrogates import copy_of, one_thread
 from carbide.registry import Method
 from carbide.run import remember, spread
-from carbide.stats.intervals import clopper_pearson
+from carbide.stats.intervals import Count, clopper_pearson, counted
 from carbide.types import (
     BLACK_BOX,
     Access,
@@ -128,6 +128,20 @@ def verify(section: Section, model: Model | None, case: Case | None, threat: Thr
     return found if accuracy is None else [*found, ("thief accuracy", accuracy.value, float((evidence["thief"] == evidence["y"]).mean()))]
 
 
+def recount(section: Section, finding: Finding) -> Count | None:
+    """A finding from the stored labels of its copy."""
+    e, threat = section.evidence, section.noun
+    assert isinstance(threat, Queries)
+    mode = next((m for m in MODES if replace(threat, answers=m).words() == finding.threat), None)
+    if mode is None:
+        return None
+    labels = e[f"{finding.method} {mode} {threat.n}"]
+    if finding.metric == "thief accuracy":
+        return counted(labels == e["y"])
+    same = labels == e["victim"]
+    return counted(same if finding.metric == "fidelity" else same[e["victim"] == _worst(same, e["victim"])])
+
+
 def field_of(case: Case, *, most: int | None = None) -> Field:
     """The thief's pool (``most`` rows) and the rows of judgement, which share no row with each other; the pool shares none with training.
 
@@ -217,8 +231,13 @@ def _findings(case: Case, field: Field, thief: Array, name: str, threat: Queries
     access = Access.LABELS if threat.answers == "labels" else BLACK_BOX
     common: dict[str, Any] = {"method": name, "threat": threat.words(), "access": access.words(), "seed": case.seed, "good": -1}
     found = [_rate("fidelity", same, headline=headline, note=note, **common), _rate("thief accuracy", right, **common)]
-    worst = min(np.unique(field.victim), key=lambda c: float(same[field.victim == c].mean()))
+    worst = _worst(same, field.victim)
     return [*found, _rate("fidelity, worst class", same[field.victim == worst], note=f"rows that the victim calls class {worst}", **common)]
+
+
+def _worst(same: Array, victim: Array) -> Any:
+    """The class of the victim's on which a copy agrees least."""
+    return min(np.unique(victim), key=lambda c: float(same[victim == c].mean()))
 
 
 def _rate(metric: str, hits: Array, **more: Any) -> Finding:

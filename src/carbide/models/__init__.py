@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from carbide.models.doors import load_model, wrap
     from carbide.models.packing import allow_factory, pack, unpack
     from carbide.models.recipes import make_recipe
-    from carbide.models.saving import load_saved, save_model
+    from carbide.models.saving import forget_model, load_saved, save_model
 
-__all__ = ["allow_factory", "check_model", "load_model", "load_saved", "make_recipe", "pack", "save_model", "unpack", "wrap"]
+__all__ = ["allow_factory", "check_model", "forget_model", "load_model", "load_saved", "make_recipe", "pack", "save_model", "unpack", "wrap"]
 
-_HOMES = {"allow_factory": "packing", "check_model": "checks", "load_model": "doors", "load_saved": "saving", "make_recipe": "recipes",
+_HOMES = {"allow_factory": "packing", "check_model": "checks", "forget_model": "saving", "load_model": "doors", "load_saved": "saving", "make_recipe": "recipes",
           "pack": "packing", "save_model": "saving", "unpack": "packing", "wrap": "doors"}  # fmt: skip
 
 

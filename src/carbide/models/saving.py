@@ -60,6 +60,15 @@ def save_model(model: Model, folder: str | Path) -> list[Path]:
     return _write(folder, {**files, SIDE: encode(state), "README.md": _readme(model, kind)})
 
 
+def forget_model(folder: str | Path) -> None:
+    """Take away what ``save_model`` has written to a folder, and the folder if nothing else is in it."""
+    folder = Path(folder)
+    for name in (*FILES.values(), SIDE, "factory.json", "README.md"):
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def load_saved(folder: str | Path) -> Model:
     """The model that ``save_model`` wrote; its predictions are the same to the last bit.
 

@@ -15,7 +15,7 @@ from carbide.models.operating import calibrated
 from carbide.poisoning._checks import budget, changed_rows, objection, trigger_objection
 from carbide.registry import Method
 from carbide.run import remember
-from carbide.stats.intervals import clopper_pearson
+from carbide.stats.intervals import Count, clopper_pearson, counted
 from carbide.types import Array, Backdoor, Case, Dataset, Figure, Finding, Flips, InputError, Model, Section, Series, Skip, Threat, decide, rng_for
 
 ASR, ACCURACY, RECALL = "attack success rate", "accuracy after poisoning", "recall after poisoning"
@@ -64,6 +64,12 @@ def verify(section: Section, model: Model | None, case: Case | None, threat: Thr
         hits = _hits(finding.metric, finding.method, section.evidence, y, threat)
         found.append((f"{finding.metric} ({finding.method})", finding.value, float(hits.mean())))
     return found
+
+
+def recount(section: Section, finding: Finding) -> Count:
+    """A finding from the stored predictions."""
+    assert section.noun is not None
+    return counted(_hits(finding.metric, finding.method, section.evidence, section.evidence["y"], section.noun))
 
 
 def _checked(case: Case, threat: Threat) -> Flips | Backdoor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from carbide._visible import visible
 from carbide.report import words
 from carbide.report.gate import found
 from carbide.report.lights import light_of
@@ -20,7 +21,7 @@ from carbide.types import Finding
 def model_card(results: Results) -> str:
     """The card as markdown."""
     parts = [_head(results), _performance(results), _safety(results), _proofs(results), _properties(results), _limits(results), _origin(results)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return visible("\n\n".join(part for part in parts if part)) + "\n"
 
 
 def _head(results: Results) -> str:

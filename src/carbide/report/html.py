@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from carbide._visible import visible
 from carbide.report import figures, lights, options, words
 from carbide.report import gate as gates
 from carbide.report.lights import Light
@@ -132,7 +133,7 @@ def write_html(results: Results, timings: Timings, path: Path) -> None:
 
 def render_html(results: Results, timings: Timings, *, run: str = "RUN") -> str:
     """The page as text; ``run`` is how the run folder is called in commands. Without a clock or a font: same input, same bytes."""
-    return _template().render(**_page(results, timings, run))
+    return visible(_template().render(**_page(results, timings, run)))
 
 
 @functools.cache

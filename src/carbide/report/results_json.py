@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from carbide.results import PropertyLine, Results, Timings
+from carbide.results import Phase, PropertyLine, Results, Timings
 from carbide.run.store import write_whole
 from carbide.types import Certificate, Figure, InputError, Section
 
@@ -65,6 +65,11 @@ def from_json(document: Mapping[str, Any], sections: Sections | None = None) -> 
     if sections is None:
         return results
     return replace(results, phases=tuple(replace(p, sections=tuple(sections.get(p.name, p.sections))) for p in results.phases))
+
+
+def plain(value: Any) -> Any:
+    """One of the nouns of a run as it stands in the document."""
+    return _plain(value)
 
 
 def dumps(document: Any) -> bytes:
@@ -148,6 +153,8 @@ def _plain(value: Any) -> Any:
         return {**_fields(value, "series"), "series": [s.name for s in value.series]}
     if isinstance(value, Section):
         return {**_fields(value, "evidence", "noun"), "evidence": sorted(value.evidence)}
+    if isinstance(value, Phase):
+        return _fields(value, "answers")
     if isinstance(value, PropertyLine):  # a rounded row may lie on the other side of a split
         return {**_fields(value, "evidence"), **{side: {k: _exact(v) for k, v in getattr(value, side).items()} for side in ("row", "changed")}}
     if is_dataclass(value):

@@ -12,6 +12,8 @@ import contextlib
 import contextvars
 import functools
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -23,6 +25,7 @@ from carbide.types import InputError
 
 T = TypeVar("T")
 S = TypeVar("S")
+PAUSE = 1.0  # seconds between a worker's looks at whether its parent still lives
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +113,28 @@ def _compute(work: Callable[[S], T], items: list[S], workers: int) -> list[T]:
         from joblib import Parallel, delayed
 
         pool = Parallel(n_jobs=min(workers, len(items)), backend="loky", inner_max_num_threads=1)
-        results = list(pool(delayed(_refusing)(work, item) for item in items))
+        results = list(pool(delayed(_as_child)(os.getpid(), work, item) for item in items))
     for refused, result in results:  # the first in order, whichever process was the first to refuse
         if refused:
             raise result
     return [result for _, result in results]
+
+
+def _as_child(parent: int, work: Callable[[S], T], item: S) -> tuple[bool, Any]:
+    """The same in a worker, which ends soon after its parent, however that one ends."""
+    _end_with(parent)
+    return _refusing(work, item)
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PAUSE)
+        os._exit(1)
+
+    if os.getppid() == parent:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _refusing(work: Callable[[S], T], item: S) -> tuple[bool, Any]:

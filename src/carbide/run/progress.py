@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeVar
 
+from carbide._visible import visible
+
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds before a bar appears
 
@@ -30,7 +32,7 @@ class Progress:
     def say(self, words: str) -> None:
         """One line about what happens now, unless quiet."""
         if not self.quiet:
-            (self._display.console.print if self._display else lambda w: print(w, file=sys.stderr))(words)
+            (self._display.console.print if self._display else lambda w: print(w, file=sys.stderr))(visible(words))
 
     @contextlib.contextmanager
     def bar(self, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
@@ -43,7 +45,7 @@ class Progress:
             if self.quiet or time.monotonic() - start < PATIENCE:
                 return
             if task is None:
-                task = self._open().add_task(label, total=total)
+                task = self._open().add_task(visible(label), total=total)
             self._display.update(task, completed=done)
 
         try:

@@ -113,6 +113,17 @@ def write_whole(path: Path, blob: bytes) -> None:
         raise InputError(f"cannot write {path} ({error.strerror or error}); free space or choose another folder with --out") from error
 
 
+def write_named(path: Path, blob: bytes) -> None:
+    """Write a file that the user names as ``write_whole`` does, but only into a folder that is there: another one is a slip.
+
+    Raises:
+        InputError: if there is no such folder, and as ``write_whole``.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: {path.parent} is not a folder; make it first, or name another file")
+    write_whole(path, blob)
+
+
 def _sync_folder(folder: Path) -> None:
     if os.name != "posix":
         return

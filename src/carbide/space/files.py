@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from carbide.run import write_whole
+from carbide.run import write_named
 from carbide.types import Array, Implication, InputError, Kind, Linear, Ratio, Relation, Space, Sum
 
 KINDS = {"real": Kind.REAL, "integer": Kind.INTEGER, "categorical": Kind.CATEGORICAL, "one-hot": Kind.ONE_HOT}
@@ -80,7 +80,7 @@ def save_space(space: Space, path: str | Path) -> None:
     """
     raw = image_json(space) if space.is_image else table_json(space)
     lines = json.dumps(raw, indent=1, allow_nan=False, ensure_ascii=False)
-    write_whole(Path(path), (lines + "\n").encode())
+    write_named(Path(path), (lines + "\n").encode())
 
 
 def space_of(raw: Mapping[str, Any], *, name: str = "space") -> Space:

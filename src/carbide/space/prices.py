@@ -66,9 +66,9 @@ def _known(name: Any, space: Space) -> str:
 
 def save_prices(table: PriceTable, path: str | Path) -> None:
     """Write a price table as the JSON that ``load_prices`` reads."""
-    from carbide.run import write_whole
+    from carbide.run import write_named
 
-    write_whole(Path(path), (json.dumps(as_mapping(table), indent=1) + "\n").encode())
+    write_named(Path(path), (json.dumps(as_mapping(table), indent=1) + "\n").encode())
 
 
 def as_mapping(table: PriceTable) -> dict[str, Any]:

@@ -41,6 +41,21 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> In
     return Interval(low, high)
 
 
+class Count(NamedTuple):
+    """A number, its interval, and the ``n`` rows that it is about."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def counted(hits: Array) -> Count:
+    """The share of rows ``(n,)`` bool that are hit, with its exact interval."""
+    low, high = clopper_pearson(int(hits.sum()), len(hits))
+    return Count(value=float(hits.mean()) if len(hits) else math.nan, low=low, high=high, n=len(hits))
+
+
 def difference(one: Interval, other: Interval, values: tuple[float, float]) -> Interval:
     """The interval of the difference of two ``values`` with independent intervals (Zou & Donner 2008, doi.org/10.1002/sim.3095, equation 3)."""
     a, b = values
