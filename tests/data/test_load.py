@@ -61,6 +61,30 @@ def test_a_csv_gives_names_kinds_and_disjoint_stratified_parts(tmp_path):
     assert len(set(ids)) == 200
 
 
+@pytest.mark.parametrize("header", ["a,y,y", "a,y, y", "a,a,y", '"y",a,y'])
+def test_a_name_that_stands_twice_in_a_header_is_refused(tmp_path, header):
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([header, *(f"{i % 7},{i % 2},{i % 2}" for i in range(60))]))
+    with pytest.raises(InputError, match="two columns named '[ay]'; give each column its own name"):
+        load_data(str(path), label="y")
+    assert load_data(str(path), label="z", names=["p", "q", "z"]).splits.train.space.names == ("p", "q")
+
+
+def test_nameless_columns_and_names_with_numbers_are_no_repeats(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([",y,y.1,", *(f"{i % 7},{i % 2},{i % 3},{i % 5}" for i in range(60))]))
+    assert load_data(str(path), label="y").splits.train.space.names == ("Unnamed: 0", "y.1", "Unnamed: 3")
+
+
+def test_a_name_that_stands_twice_in_a_parquet_file_is_refused(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    columns = [arrow.array(np.arange(60) % k) for k in (7, 2, 2)]
+    parquet.write_table(arrow.Table.from_arrays(columns, names=["a", "y", "y"]), path)
+    with pytest.raises(InputError, match="two columns named 'y'; give each column its own name"):
+        load_data(str(path), label="y")
+
+
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(tmp_path):
     path = written(tmp_path, table())
     one, two, other = (load_data(path, label="fraud", seed=s).splits.test for s in (3, 3, 4))
