@@ -249,7 +249,9 @@ def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timin
     parts = {"train": len(job.data.train), "validation": len(job.data.validation), "test": len(job.data.test)}
     data = DataFacts(name=job.data.test.name, rows=parts, classes=job.data.test.class_names, features=int(np.prod(job.data.test.space.shape)), notes=job.notes,
                      positives=job.positives)  # fmt: skip
-    warnings = [f"column {name!r} tells the label of every row; leave it out if it is the label under another name" for name in telling_features(job.data)]
+    warnings = [
+        f"column {name!r} tells the label of every row; leave it out if it is the label under another name" for name in telling_features(job.data)
+    ]
     warnings += [*_symptoms(phases), *_worse(phases)]
     if hardened is not None:
         if not hardened.changed:
