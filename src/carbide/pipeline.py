@@ -22,6 +22,7 @@ from carbide._audit import Ask, audit_case
 from carbide._harden import Budget, Hardened, fit, harden_case
 from carbide._prove import brackets_of, prove_case
 from carbide._visible import visible
+from carbide.data.telling import telling_features
 from carbide.models.latency import latency
 from carbide.models.operating import calibrated
 from carbide.registry import ROOMS
@@ -119,6 +120,7 @@ def execute(job: Job, *, out: Path | None = None, verbs: Sequence[str] = ("audit
     if "harden" in verbs and not job.asks:
         raise InputError("no threat is named, so there is nothing to harden against; add threats, or decide properties alone with carbide prove")
     if out is not None:
+        make_folder(out)
         retire(out)
     store = Store(out, pack=pack, unpack=unpack, version=carbide.__version__)
     run = Run(workers=workers or hands(), progress=Progress(quiet=quiet), store=store)
@@ -128,6 +130,20 @@ def execute(job: Job, *, out: Path | None = None, verbs: Sequence[str] = ("audit
         report = replace(report, folder=out)
         write_run(report, out)
     return report
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run where it is not there.
+
+    Raises:
+        InputError: if it cannot be made or written.
+    """
+    try:
+        (folder / "steps").mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise InputError(f"cannot write {folder} (a file is in its way); choose another folder with --out") from error
+        raise InputError(f"cannot write {folder} ({getattr(error, 'strerror', None) or error}); choose another folder with --out") from error
 
 
 def _execute(job: Job, verbs: Sequence[str], run: Run) -> Report:
@@ -253,7 +269,10 @@ def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timin
     parts = {"train": len(job.data.train), "validation": len(job.data.validation), "test": len(job.data.test)}
     data = DataFacts(name=job.data.test.name, rows=parts, classes=job.data.test.class_names, features=int(np.prod(job.data.test.space.shape)), notes=job.notes,
                      positives=job.positives)  # fmt: skip
-    warnings = [*_symptoms(phases), *_worse(phases)]
+    warnings = [
+        f"column {name!r} tells the label of every row; leave it out if it is the label under another name" for name in telling_features(job.data)
+    ]
+    warnings += [*_symptoms(phases), *_worse(phases)]
     if hardened is not None:
         if not hardened.changed:
             warnings.append(f"no defence within an accuracy loss of {job.budget.accuracy_loss:.1%} was safer than the plain model; allow more loss or other "

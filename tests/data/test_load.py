@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import struct
 import zipfile
 
@@ -59,6 +60,30 @@ def test_a_csv_gives_names_kinds_and_disjoint_stratified_parts(tmp_path):
         assert (part.y == (part.x[:, 0] > 11)).all(), "labels and rows belong together"
     ids = np.concatenate([p.ids for p in (train, validation, test)])
     assert len(set(ids)) == 200
+
+
+@pytest.mark.parametrize("header", ["a,y,y", "a,y, y", "a,a,y", '"y",a,y'])
+def test_a_name_that_stands_twice_in_a_header_is_refused(tmp_path, header):
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([header, *(f"{i % 7},{i % 2},{i % 2}" for i in range(60))]))
+    with pytest.raises(InputError, match=r"two columns named '[ay]'; give each column its own name"):
+        load_data(str(path), label="y")
+    assert load_data(str(path), label="z", names=["p", "q", "z"]).splits.train.space.names == ("p", "q")
+
+
+def test_nameless_columns_and_names_with_numbers_are_no_repeats(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([",y,y.1,", *(f"{i % 7},{i % 2},{i % 3},{i % 5}" for i in range(60))]))
+    assert load_data(str(path), label="y").splits.train.space.names == ("Unnamed: 0", "y.1", "Unnamed: 3")
+
+
+def test_a_name_that_stands_twice_in_a_parquet_file_is_refused(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    columns = [arrow.array(np.arange(60) % k) for k in (7, 2, 2)]
+    parquet.write_table(arrow.Table.from_arrays(columns, names=["a", "y", "y"]), path)
+    with pytest.raises(InputError, match="two columns named 'y'; give each column its own name"):
+        load_data(str(path), label="y")
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(tmp_path):
@@ -345,6 +370,30 @@ def test_files_that_are_not_what_they_say(tmp_path):
         refused(match, tmp_path / name)
     refused("no zip file", f"{csv}::inner.csv", label="fraud")
     refused("UTF-8|Python does not know", csv, label="fraud", encoding="nonsense")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("separator", 5),
+        ("separator", ""),
+        ("separator", ";;"),
+        ("names", 5),
+        ("names", "abc"),
+        ("names", [1.5]),
+        ("header", "foo"),
+        ("header", 0),
+        ("encoding", 5),
+    ],
+)
+def test_options_of_the_reader_are_named_with_their_values(tmp_path, option, value):
+    refused(re.escape(f"{option} is {value!r}; give"), written(tmp_path, table()), label="fraud", **{option: value})
+
+
+def test_a_role_that_the_label_has_is_refused(tmp_path):
+    path = written(tmp_path, table())
+    for role in ("group", "time"):
+        refused(f"{role} is 'fraud', which is the label column", path, label="fraud", **{role: "fraud"})
 
 
 def test_columns_that_are_missing_or_cannot_be_used(tmp_path):

@@ -15,7 +15,7 @@ from carbide.evasion.guard.price_certificate import PriceCertificate
 from carbide.guard.serve import Budget, Certifier, Shield, shield_of
 from carbide.models.estimators import EstimatorModel
 from carbide.space.prices import save_prices
-from carbide.types import FeatureBudget, InputError, Price, PriceTable, Space
+from carbide.types import FeatureBudget, InputError, Kind, Price, PriceTable, Space
 from tests.guard.test_serve import Ramp, ask
 from tests.oracles.brute import cheapest
 from tests.oracles.instances import instance
@@ -78,6 +78,20 @@ def test_the_shield_answers_certificates():
         assert said["no_flip_under"] in (None, bound.price)
         assert said["exact"] == bound.exact
         assert bound.price <= 2.0
+
+
+def test_a_row_outside_the_space_has_a_score_and_no_certificate():
+    space = Space.table(["amount", "visits"], lower=np.zeros(2), upper=np.array([99.0, 9.0]), kind=np.array([Kind.REAL, Kind.INTEGER], np.int8))
+    x = np.stack(np.meshgrid(np.arange(100.0), np.arange(10.0)), -1).reshape(-1, 2)
+    model = EstimatorModel(estimator=DecisionTreeClassifier().fit(x, x[:, 0] > 40), space=space, classes=2)
+    certifier = Certifier.of(model, FeatureBudget(money=99, prices=PriceTable(prices={"amount": Price(down=1.0)})))
+    shield = Shield(model=model, budget=Budget(rows=100), certifier=certifier)
+    status, answer = ask(shield, b'{"inputs": [[60, 1], [100, 1], [60, 0.5], [99, 9], [-5, 1]]}')
+    assert (status, answer["labels"]) == (200, [1, 1, 1, 1, 0])
+    said = answer["certificates"]
+    assert [c["no_flip_under"] for c in said] == [pytest.approx(19.5), None, None, pytest.approx(58.5), None]
+    assert ["outside the space" in c["words"] for c in said] == [False, True, True, False, False]
+    assert len(answer["probabilities"]) == 5
 
 
 def test_prices_and_money_come_together(tmp_path):

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from sklearn.ensemble import RandomForestClassifier
 
-from carbide.guard.serve import Budget, Shield
+from carbide.guard.serve import Budget, Shield, serve
+from carbide.models.estimators import EstimatorModel
 from carbide.types import Access, InputError, Space
 
 
@@ -70,6 +72,12 @@ def test_a_model_of_labels_tells_labels_only():
         b'{"inputs": [["a", 1]]}',
         b"\xff",
         b"[" * 100_000,
+        b'{"inputs": [["1", "2"]]}',
+        b'{"inputs": [[true, 1]]}',
+        b'{"inputs": [[null, 1]]}',
+        b'{"inputs": [[1, 2], [1, 2, 3]]}',
+        b'{"inputs": [[0, 0]], "inputs": [[1, 1]]}',
+        b'{"inputs": [[1' + b"0" * 400 + b", 1]]}",
     ],
 )
 def test_bad_requests_are_refused_in_words(body):
@@ -98,3 +106,18 @@ def test_keys_over_http_are_kept_apart():
 def test_other_paths_and_health():
     assert ask(shield(), b"", path="/", method="GET")[0] == 404
     assert ask(shield(), b"", path="/health", method="GET") == (200, {"status": "ok", "classes": 2, "shape": [2]})
+
+
+@pytest.mark.parametrize("large", ["1e39", "-1e300", "3.5e38"])
+def test_numbers_that_single_precision_does_not_hold_are_refused_before_a_model_sees_them(large):
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    forest = RandomForestClassifier(3, random_state=0).fit(x, x[:, 0] > 0)
+    served = Shield(model=EstimatorModel(estimator=forest, space=Space.table(["a", "b"]), classes=2), budget=Budget(rows=10))
+    status, answer = ask(served, f'{{"inputs": [[0, 1], [{large}, 1]]}}'.encode())
+    assert (status, f"{float(large):g}" in answer["error"]) == (422, True)
+    assert ask(served, b'{"inputs": [[3.4e38, -3.4e38]]}')[0] == 200
+
+
+def test_a_port_that_is_none_is_refused_in_words(tmp_path):
+    with pytest.raises(InputError, match="port is 70000"):
+        serve(tmp_path, host="127.0.0.1", port=70000, budget=5)

@@ -32,6 +32,14 @@ def read_frame(source: str, *, missing: Sequence[str] = (), header: bool = True,
     Raises:
         InputError: if the file is missing, empty, damaged, mislabelled or no table, or pandas is not installed.
     """
+    if not isinstance(header, bool):
+        raise InputError(f"header is {header!r}; give true (the first row names the columns) or false")
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str | int) and not isinstance(n, bool) for n in names):
+        raise InputError(f"names is {names!r}; give a list with one name a column, e.g. [age, income, bad]")
+    if not isinstance(encoding, str):
+        raise InputError(f"encoding is {encoding!r}; give one such as utf-8 or latin-1")
+    if separator is not None and (not isinstance(separator, str) or len(separator) != 1):
+        raise InputError(f"separator is {separator!r}; give one character, e.g. ';'")
     path, inner = split_member(source)
     blob, name = read_bytes(existing(path)), path.name
     if name.lower().endswith(".zip"):
@@ -65,10 +73,11 @@ def _pandas() -> Any:
 def _csv(blob: bytes, source: str, *, missing: Sequence[str], header: bool, names: Sequence[str], separator: str, encoding: str) -> Any:
     must_look_like(blob, source, "a CSV file", ())
     pandas = _pandas()
-    if len(separator) != 1:
-        raise InputError(f"separator is {separator!r}; give one character, e.g. ';'")
     exact = {} if int(pandas.__version__.split(".")[0]) >= 3 else {"float_precision": "round_trip"}  # newer ones read numbers exactly anyhow
     try:
+        if header and not names:  # pandas gives a repeated name a number, so that the label's copy would pass for a feature
+            top = pandas.read_csv(io.BytesIO(blob), header=None, nrows=1, sep=separator, encoding=encoding, dtype=str, keep_default_na=False)
+            _refuse_repeats([name for name in top.iloc[0].tolist() if name.strip()], source)
         frame = pandas.read_csv(io.BytesIO(blob), header=0 if header else None, sep=separator, encoding=encoding, keep_default_na=False,
                                 na_values=[*EMPTY, *map(str, missing)], low_memory=False, **exact)  # fmt: skip
     except LookupError as error:
@@ -78,6 +87,8 @@ def _csv(blob: bytes, source: str, *, missing: Sequence[str], header: bool, name
             f"{source} is not {encoding.removesuffix('-sig')} text ({error.__class__.__name__}); save it as UTF-8, or give encoding: latin-1"
         ) from error
     except (ValueError, OverflowError, RecursionError, TypeError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
         words = " ".join(str(error).split())[:160]
         raise InputError(f"{source} is no readable CSV ({words}); check its quotes and that each row has as many cells as the header") from error
     if not isinstance(frame.index, pandas.RangeIndex):
@@ -93,10 +104,15 @@ def _parquet(blob: bytes, source: str, missing: Sequence[str]) -> Any:
     must_look_like(blob, source, "a parquet file", (b"PAR1",))
     pandas = _pandas()
     try:
+        import pyarrow.parquet
+
+        _refuse_repeats(pyarrow.parquet.read_schema(io.BytesIO(blob)).names, source)
         frame = pandas.read_parquet(io.BytesIO(blob))
     except ImportError as error:
         raise InputError("parquet files need pyarrow; install it with: pip install 'carbide[tables]'") from error
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError, OverflowError, MemoryError) as error:
+        if isinstance(error, InputError):
+            raise
         words = " ".join(str(error).split())[:160]
         raise InputError(f"{source} is damaged or cut short ({words}); write it again") from error
     frame = frame.reset_index(drop=True)
@@ -115,7 +131,13 @@ def _names(found: Any, given: Sequence[str], source: str, header: bool) -> list[
     names = [str(n).strip() for n in (given or found)]
     if not given and not header:
         names = [f"c{i}" for i in range(len(found))]
-    repeated = next((n for i, n in enumerate(names) if n in names[:i]), None)
-    if repeated is not None:
-        raise InputError(f"{source} has two columns named {repeated!r}; give each column its own name")
+    _refuse_repeats(names, source)
     return names
+
+
+def _refuse_repeats(names: Sequence[str], source: str) -> None:
+    seen: set[str] = set()
+    for name in (n.strip() for n in names):
+        if name in seen:
+            raise InputError(f"{source} has two columns named {name!r}; give each column its own name")
+        seen.add(name)

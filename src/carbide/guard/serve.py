@@ -18,11 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from carbide.types import Access, Array, Decision, FeatureBudget, InputError, Model, decide
+from carbide.types import Access, Array, Decision, FeatureBudget, InputError, Kind, Model, Space, decide
 
 WINDOW = 3600.0  # seconds over which a budget counts
 KEYS = 100_000  # keys remembered; the ones idle longest are forgotten first
 BODY = 32 * 2**20  # bytes of one request
+SLACK = 1e-9  # how far beyond a bound still counts as on it, relative
+PORTS = 65_535
+OUTSIDE = {"no_flip_under": None, "exact": False, "words": "the row lies outside the space, so nothing is certified about it"}
 
 
 @dataclass(kw_only=True)
@@ -73,10 +76,15 @@ class Certifier:
         return cls(method=method, state=method.state(model, threat))
 
     def answer(self, x: Array, alert: Array) -> dict[str, Any]:
-        """For each row ``no_flip_under`` (a price, null where there is no alert), ``exact`` (one at that price does) and words."""
-        bounds = self.method.certify(x, self.state, alert)
+        """For each row ``no_flip_under`` (a price, null where there is no alert), ``exact`` (one at that price does) and words.
+
+        An alert outside the space (its bounds, its whole numbers) has no certificate: the prices are about rows inside.
+        """
+        known = alert & within(x, self.state.model.space)
+        bounds = self.method.certify(x, self.state, known)
         currency = self.state.threat.prices.currency
-        return {"certificates": [{"no_flip_under": b.price if b.alert else None, "exact": b.exact, "words": b.words(currency)} for b in bounds]}
+        return {"certificates": [OUTSIDE if a and not k else {"no_flip_under": b.price if k else None, "exact": b.exact, "words": b.words(currency)}
+                                 for a, k, b in zip(alert, known, bounds, strict=True)]}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,18 +136,40 @@ def read_inputs(body: bytes, model: Model) -> Array:
         InputError: if the body is no JSON of that form, or a row lies outside the model's space.
     """
     try:
-        raw = json.loads(body)
-        x = np.asarray(raw["inputs"], dtype=np.float64)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raw = json.loads(body, object_pairs_hook=_unique)
+        cells = np.array(raw["inputs"], dtype=object)
+        if not set(map(type, cells.ravel())) <= {int, float}:
+            raise TypeError("a cell is no number")  # which numpy would make one of, from "1" and from true
+        x = cells.astype(np.float64)
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise InputError('the body is not of the form {"inputs": [[numbers], ...]}; send JSON with one list a row') from error
     shape = model.space.shape
     if x.ndim != len(shape) + 1 or x.shape[1:] != shape or len(x) == 0:
         raise InputError(f"inputs have shape {x.shape}; send (rows, {', '.join(map(str, shape))})")
     if not np.isfinite(x).all():
         raise InputError("inputs hold NaN or infinity; send finite numbers")
+    with np.errstate(over="ignore"):
+        large = ~np.isfinite(x.astype(np.float32))
+    if large.any():
+        raise InputError(f"inputs hold {x[large][0]:g}, which is too large for a model; send numbers of at most {np.finfo(np.float32).max:.2g}")
     if model.space.is_image and ((x < model.space.lower) | (x > model.space.upper)).any():
         raise InputError(f"inputs lie in [{x.min():g}, {x.max():g}], outside the model's range; scale them to [0, 1]")
     return x
+
+
+def within(x: Array, space: Space) -> Array:
+    """Whether each row ``(n, *shape)`` keeps the bounds and whole numbers of the space, ``(n,)`` bool."""
+    low, high = space.lower - SLACK * (1 + np.abs(space.lower)), space.upper + SLACK * (1 + np.abs(space.upper))
+    return ((x >= low) & (x <= high) & ((space.kind == Kind.REAL) | (x == np.round(x)))).reshape(len(x), -1).all(1)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise InputError("a key stands twice in the body; send each once")
+    return found
 
 
 def answer_of(model: Model, x: Array) -> dict[str, Any]:
@@ -184,10 +214,12 @@ def serve(run: Path, *, host: str, port: int, budget: int, prices: Path | None =
     """Serve the hardened model of a finished run until stopped; with ``prices`` and ``money`` certificates stand beside its scores.
 
     Raises:
-        InputError: if the run has no hardened model or the serve extra is missing.
+        InputError: if the port is none, the run has no hardened model or the serve extra is missing.
     """
     from carbide.models import load_saved
 
+    if not 0 <= port <= PORTS:
+        raise InputError(f"port is {port}; give a whole number from 1 to {PORTS}")
     folder = run / "hardened"
     if not folder.is_dir():
         raise InputError(f"{run} has no hardened model; run: carbide harden PLAN --out {run}")
