@@ -26,11 +26,13 @@ from carbide.privacy import shadows
 from carbide.privacy.harden.leaf_size import LeafSize
 from carbide.results import Latency, Measure
 from carbide.run import Run, Store, use
-from carbide.types import Case, Finding, Flips, InputError, Membership, Queries, Section, rng_for
+from carbide.types import Case, Finding, Flips, InputError, Membership, Queries, Section, Splits, rng_for
 
 
 def data():
-    return splits_of(load_breast_cancer(return_X_y=True), space=None, seed=0)
+    splits = splits_of(load_breast_cancer(return_X_y=True), space=None, seed=0)
+    declared = replace(splits.train.space, from_rows=False)
+    return Splits(**{part: replace(getattr(splits, part), space=declared) for part in ("train", "validation", "test")})
 
 
 def case_of(estimator, **changes) -> Case:

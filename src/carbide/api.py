@@ -173,6 +173,8 @@ def _do(verbs: Sequence[str], model: Any, data: Any, threats: Sequence[Any], rec
     for name in settings:
         if name not in known:
             raise InputError(f"setting {name!r} is not known; choose {', '.join(known)}")
+    from carbide.data.arrays import INFERRED
+
     seed, out = _seed(settings.get("seed", 0)), settings.get("out")
     splits, prices = _live_data(data, settings.get("space"), seed)
     space, classes = splits.train.space, splits.train.classes
@@ -184,6 +186,7 @@ def _do(verbs: Sequence[str], model: Any, data: Any, threats: Sequence[Any], rec
               model=_live_model(model, space, classes), recipe=_live_recipe(recipe, space, classes),
               point=None if rate is None else OperatingPoint(false_positive_rate=rate), budget=settings.get("budget") or Budget(),
               gate=settings.get("gate") or {}, seed=seed, rows=_count(settings.get("attack_rows", 1000)),
+              notes=(INFERRED,) if space.from_rows else (),
               plan={"threats": [str(getattr(t, "words", lambda t=t: t)()) for t in threats], **said, "seed": seed}, properties=properties)  # fmt: skip
     return execute(job, out=None if out is None else Path(out), verbs=verbs, workers=settings.get("workers"), quiet=settings.get("quiet"))
 

@@ -20,6 +20,7 @@ import numpy as np
 
 Array = np.ndarray
 Rng = np.random.Generator
+UNHASHED = {"hashed": False}  # metadata of fields that decide nothing that is computed
 
 
 class CarbideError(Exception):
@@ -136,7 +137,7 @@ class Space:
     ``lower``, ``upper``, ``step`` (0 = continuous, else values are ``lower + j * step``), ``mutable`` (bool) and
     ``kind`` (values of ``Kind``) are arrays of shape ``shape``. ``names`` has one name a feature for tables and is
     empty for images. ``groups`` are tuples of column indices that form one-hot groups. ``missing`` (bool, None = nowhere):
-    where a changed row may lack the value.
+    where a changed row may lack the value. ``from_rows``: bounds and kinds were read off the training rows and declared by nobody.
     """
 
     shape: tuple[int, ...]
@@ -150,6 +151,7 @@ class Space:
     relations: tuple[Relation, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     missing: Array | None = None
+    from_rows: bool = field(default=False, metadata=UNHASHED)
 
     def __post_init__(self) -> None:
         for name in ("lower", "upper", "step", "mutable", "kind", *(() if self.missing is None else ("missing",))):
@@ -212,7 +214,8 @@ class Dataset:
     """Rows and their labels: ``x`` is ``(n, *shape)`` float, ``y`` is ``(n,)`` int64 in ``range(classes)``.
 
     ``ids`` is ``(n,)`` of stable hashes as strings, ``source`` is ``(n,)`` naming who supplied the row. Trusted inside;
-    ``carbide.data`` checks what comes from outside before it builds one.
+    ``carbide.data`` checks what comes from outside before it builds one. ``beyond`` says, a sentence each, why a promise about one row
+    of this data set is none about what one person gave.
     """
 
     x: Array
@@ -223,6 +226,7 @@ class Dataset:
     classes: int
     class_names: tuple[str, ...] = ()
     name: str = "data"
+    beyond: tuple[str, ...] = field(default=(), metadata=UNHASHED)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -879,7 +883,8 @@ def _feed(state: Any, value: Any) -> None:
     elif hasattr(value, "__dataclass_fields__"):
         state.update(type(value).__qualname__.encode())
         for f in fields(value):
-            _feed(state, f.name)
-            _feed(state, getattr(value, f.name))
+            if f.metadata.get("hashed", True):
+                _feed(state, f.name)
+                _feed(state, getattr(value, f.name))
     else:
         raise TypeError(f"cannot hash a {type(value).__name__}")

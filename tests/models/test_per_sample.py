@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, kstest
 from torch import nn
 
+from carbide.models import per_sample
 from carbide.models.nets import small_cnn, small_mlp
 from carbide.models.per_sample import (
     clipped_sum,
@@ -188,6 +189,38 @@ def test_own_parameters_and_borrowed_weights_go_by_vmap():
     shared = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, CLASSES))
     shared[1].weight = shared[0].weight
     assert way_for(shared, x, y) == "vmap"
+
+
+def test_auto_sees_by_itself_that_a_weight_is_used_outside_its_layer():
+    torch.manual_seed(2)
+    module, x, y = Borrowed(), torch.randn(ROWS, 6), torch.arange(ROWS) % CLASSES
+    truth = torch.autograd.grad(cross_entropies(module(x), y).sum(), trainable(module))
+    for mine, true in zip(clipped_sum(module, x, y, clip=1e6).gradients, truth, strict=True):
+        torch.testing.assert_close(mine, true, rtol=1e-4, atol=1e-5)
+    noisy_gradients_(module, x, y, clip=1e6, noise=0.0, expected=1.0, generator=torch.Generator().manual_seed(0))
+    for parameter, true in zip(trainable(module), truth, strict=True):
+        torch.testing.assert_close(parameter.grad, true, rtol=1e-4, atol=1e-5)
+    broken = x.clone()
+    broken[:8] = torch.nan  # one sound row is enough to see it
+    for mine, true in zip(clipped_sum(Borrowed(), broken, y, clip=0.3).gradients, trainable(module), strict=True):
+        assert mine.shape == true.shape
+        assert torch.isfinite(mine).all()
+
+
+def test_auto_looks_once_at_a_module_again_when_its_parameters_change_and_leaves_no_trace(monkeypatch):
+    looks = []
+    monkeypatch.setattr(per_sample, "way_for", lambda module, *rest: looks.append(module) or way_for(module, *rest))
+    module, x, y = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5), nn.Linear(6, CLASSES)), torch.randn(ROWS, 6), torch.arange(ROWS) % CLASSES
+    module[1].eval()
+    state = torch.random.get_rng_state()
+    for _ in range(3):
+        clipped_sum(module, x, y, clip=1.0)
+    assert len(looks) == 1
+    assert [layer.training for layer in module] == [True, False, True]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    module[0] = nn.Linear(6, 6)
+    clipped_sum(module, x, y, clip=1.0)
+    assert len(looks) == 2
 
 
 class Centred(nn.Module):

@@ -19,6 +19,7 @@ from carbide.privacy.claims import AUDITED, examine
 from carbide.privacy.judge import audit, verify
 from carbide.privacy.logistic import PrivateLogisticRecipe
 from carbide.privacy.pilot import Pilot, train
+from carbide.privacy.prove.accounted_epsilon import AccountedEpsilon
 from carbide.run.store import decode, encode
 from carbide.types import Case, Dataset, InputError, PrivacyClaim, Space, Splits, UnsoundError
 from tests.privacy.mechanisms import broken, gaussian_claim, renyi_pairs, sound, table
@@ -226,3 +227,26 @@ def test_training_functions_are_recipes():
 def test_wrong_claims_are_refused(entry, words):
     with pytest.raises(InputError, match=words):
         make_ask({"privacy": entry}, space=table(10).space, base=None, prices=None)
+
+
+def test_trainings_that_return_no_finite_number_are_refused_and_one_broken_design_is_not():
+    claim = PrivacyClaim(epsilon=1.0, delta=1e-3)
+    with pytest.raises(InputError, match="every training returned NaN or infinite numbers only"):
+        examine(FunctionRecipe(function=lambda x, y, rng: np.full(4, np.nan)), table(40), claim, ManyTrainings(trainings=200))
+    with pytest.raises(InputError, match="answers NaN to 40 of 40 canaries"):
+        examine(FunctionRecipe(function=lambda x, y, rng: np.full(7, np.nan)), table(40), claim, OneRunAudit(canaries=40))
+
+    def standardised(x, y, rng):  # crafted rows without any spread come out as NaN, yet the user's own rows give the fault away
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return ((x - x.mean(0)) / (x[:5] - x[:5].mean(0)).std(0)).sum(0) * 0 + x.sum(0)
+
+    assert examine(FunctionRecipe(function=standardised), table(40), claim, ManyTrainings(trainings=400)).refuted
+
+
+def test_a_claim_whose_delta_gives_a_row_away_is_not_audited():
+    data = Splits(train=table(40), validation=table(40), test=table(40))
+    recipe = FunctionRecipe(function=lambda x, y, rng: x.sum(0))
+    case = Case(model=recipe.fit(data.train, np.random.default_rng(0)), data=data, recipe=recipe)
+    for method in (ManyTrainings(), OneRunAudit(), AccountedEpsilon()):
+        assert "delta is 0.025 for 40 rows, which allows giving one row away" in method.refuses(case, PrivacyClaim(epsilon=1.0, delta=0.025))
+        assert method.refuses(case, PrivacyClaim(epsilon=1.0, delta=0.024, pairs=((0.5, 0.3),))) is None

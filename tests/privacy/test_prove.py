@@ -54,6 +54,10 @@ class Wrapper:
 
     inner: object
 
+    @property
+    def space(self):
+        return self.inner.space
+
 
 @dataclass(frozen=True)
 class Cleaned:

@@ -147,6 +147,15 @@ def test_calibrated_noise_without_sampling_is_the_gaussian_mechanisms():
     assert noise_multiplier(epsilon=1.0, delta=1e-5, rate=1.0, count=9) == pytest.approx(3 / gdp_mu(1.0, 1e-5), rel=2e-4)
 
 
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.005, 1e-6), (0.001, 1e-6), (1e-4, 1e-6), (0.006, 1e-6), (0.002, 1e-9)])
+def test_small_epsilons_are_calibrated_below_what_renyi_divergences_can_convert_to(epsilon, delta):
+    assert noise_multiplier(epsilon=epsilon, delta=delta, rate=1.0, count=100) == pytest.approx(10 / gdp_mu(epsilon, delta), rel=2e-4)
+    noise = noise_multiplier(epsilon=epsilon, delta=delta, rate=0.1, count=100)
+    assert spent(noise, 0.1, 100).epsilon(delta) <= epsilon < spent(noise * 0.998, 0.1, 100).epsilon(delta)
+    assert noise == pytest.approx(1 / gdp_mu(epsilon, delta), rel=2e-3)  # the limit of many steps with much noise
+    assert rdp_epsilon([Steps(noise=noise, rate=0.1, count=100)], delta) > epsilon  # which is on the safe side, and too far there
+
+
 def test_a_statement_bounds_what_the_account_bounds():
     account = spent(1.0, 0.02, 500)
     statement = account.statement(1e-5, assumptions=["said"])

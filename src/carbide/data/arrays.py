@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from carbide.data.columns import fill_numbers
+from carbide.data.columns import GAPS, fill_numbers
 from carbide.data.parts import PARTS, Cutting, Rows, cut, ids_of, row_keys
 from carbide.data.raw import Block, Raw, unit_images
 from carbide.space.infer import infer_space
@@ -59,6 +59,7 @@ def splits_of_raw(raw: Raw, how: Cutting, *, space: Space | None, name: str, fil
     if x.ndim == 4:
         x, scaled = unit_images(x, name)
         notes += [scaled] if scaled else []
+    beyond: tuple[str, ...] = ()
     chosen = cut(Rows(y=y, keys=keys, part=part), how)
     notes += chosen.notes
     if x.ndim == 4:
@@ -67,10 +68,11 @@ def splits_of_raw(raw: Raw, how: Cutting, *, space: Space | None, name: str, fil
         names = raw.names or tuple(f"x{i}" for i in range(x.shape[1]))
         if len(names) != x.shape[1]:
             raise InputError(f"data {name} has {len(names)} names for {x.shape[1]} features; name each feature")
+        beyond = (GAPS,) if fill == "median" and np.isnan(x).any() else ()
         x, bare = _filled(x.astype(np.float64), names, chosen.rows["train"], fill), Space.table(names)
     if space is not None and space.shape != x.shape[1:]:
         raise InputError(f"the space has shape {space.shape}, but rows of {name} have {x.shape[1:]}; give the space of these rows")
-    full = Dataset(x=x, y=y, ids=ids_of(keys) if whole.ids is None else whole.ids[used], space=space or bare, classes=raw.classes, name=name,
+    full = Dataset(x=x, y=y, ids=ids_of(keys) if whole.ids is None else whole.ids[used], space=space or bare, classes=raw.classes, name=name, beyond=beyond,
                    source=np.full(len(y), name) if whole.source is None else whole.source[used],
                    class_names=raw.class_names or tuple(map(str, range(raw.classes))))  # fmt: skip
     if space is None and x.ndim == 2:

@@ -17,6 +17,7 @@ from carbide.types import Array, InputError
 OTHER = "(other)"
 MISSING = "(missing)"
 FILLS = ("median", "keep", "drop")
+GAPS = "missing cells were filled from other rows (fill: median), which no account of single rows covers; give fill: a number, keep or drop"
 MOSTLY = 0.8  # share of numbers above which a column with a few odd texts is a numeric column
 
 

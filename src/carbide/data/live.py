@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,4 +124,4 @@ def _space(rows: Array, names: tuple[str, ...]) -> Space:
         return Space.image(rows.shape[1:])
     low, high = rows.min(0), rows.max(0)
     kind = np.where((rows == np.floor(rows)).all(0), 1, 0)
-    return Space.table(names or tuple(f"x{i}" for i in range(rows.shape[1])), lower=low, upper=high, kind=kind)
+    return replace(Space.table(names or tuple(f"x{i}" for i in range(rows.shape[1])), lower=low, upper=high, kind=kind), from_rows=True)

@@ -42,6 +42,7 @@ class Table:
     source: Array
     parts: dict[str, Array]
     notes: list[str] = field(default_factory=list)
+    beyond: tuple[str, ...] = ()
 
 
 def splits_of_frames(frames: dict[str, Any], meaning: Meaning, how: Cutting, *, space: Space | None, name: str) -> tuple[Splits, tuple[str, ...]]:
@@ -133,7 +134,20 @@ def _table(frame: Any, part: Array, meaning: Meaning, how: Cutting, notes: list[
     if out:
         notes.append(f"columns that are no features: {', '.join(out)}")
     source = frame[roles["source_column"]].astype(str).to_numpy(str) if "source_column" in roles else np.full(len(frame), name)
-    return Table(features=frame[kept], labels=labels, ids=ids_of(keys), source=source, parts=dict(chosen.rows), notes=notes)
+    return Table(features=frame[kept], labels=labels, ids=ids_of(keys), source=source, parts=dict(chosen.rows), notes=notes,
+                 beyond=_beyond(frame[kept], meaning.fill, roles.get("group"), None if group is None else group[chosen.rows["train"]]))  # fmt: skip
+
+
+def _beyond(features: Any, fill: str | float | None, group: str | None, groups: Array | None) -> tuple[str, ...]:
+    """Why a promise about one row is none about a person, a sentence each."""
+    found = []
+    if groups is not None and (most := int(np.bincount(groups).max())) > 1:
+        found.append(
+            f"the promise is of one row, not of one {group}, of which one has {most} training rows (group: {group}); give each {group} one row"
+        )
+    if fill == "median" and features.isna().to_numpy().any():
+        found.append(cells.GAPS)
+    return tuple(found)
 
 
 def _keys(features: Any, meaning: Meaning) -> Array:
@@ -240,7 +254,7 @@ def _must_fit(x: Array, space: Space) -> None:
 
 def _dataset(table: Table, x: Array, space: Space, name: str) -> Dataset:
     return Dataset(x=np.ascontiguousarray(x, np.float64), y=table.labels.y, ids=table.ids, source=table.source, space=space,
-                   classes=len(table.labels.names), class_names=table.labels.names, name=name)  # fmt: skip
+                   classes=len(table.labels.names), class_names=table.labels.names, name=name, beyond=table.beyond)  # fmt: skip
 
 
 def _note_outside(x: Array, space: Space, train: Array, notes: list[str]) -> None:

@@ -14,8 +14,10 @@ the cut gradients without a second pass (book-keeping). Where a net has other la
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,8 @@ from carbide.models._per_sample_rules import Piece, added, kept, length, rule_of
 from carbide.types import InputError
 
 WAYS = ("auto", "book-keeping", "vmap")
+LOOKED_AT = 4  # rows on which auto sees which way is right
+_FOUND: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], str]] = WeakKeyDictionary()  # the way that was right, and for which parameters
 ROUNDING = 1e-6  # relative: a gradient is cut to this much less, so that rounding leaves it within the clip
 
 
@@ -66,10 +70,11 @@ def add_clipped_(
 
     ``x`` is ``(n * repeats, *shape)`` and ``y`` ``(n * repeats,)``: ``repeats`` neighbouring rows, say augmented copies, belong to one person,
     and the mean of their gradients is cut (De et al. 2022, https://arxiv.org/abs/2204.13650). ``loss`` gives each row's loss. No layer may
-    mix rows (see ``refuse_mixing``). ``way`` is book-keeping, vmap or auto: book-keeping wherever it knows all layers.
+    mix rows (see ``refuse_mixing``). ``way`` is book-keeping, vmap or auto: book-keeping wherever it knows all layers and gave autograd's
+    gradient on the first rows that the module was seen with (see ``way_for``), else vmap.
 
     Raises:
-        InputError: if the clip is not positive, the way not known, or the module has layers that the way does not know.
+        InputError: if the clip is not positive, the way not known, the module has layers that the way does not know, or no way is right.
     """
     if not clip > 0:
         raise InputError(f"clip is {clip}; give a length > 0")
@@ -77,11 +82,11 @@ def add_clipped_(
         raise InputError(f"way is {way!r}; choose {', '.join(WAYS)}")
     if len(x) == 0:
         return x.new_zeros(0, dtype=totals[0].dtype)
-    known = not unknown_layers(module)
-    if way == "book-keeping" and not known:
-        raise InputError(f"book-keeping does not know {', '.join(unknown_layers(module))}; choose way: vmap")
     with torch.enable_grad():
-        pieces = (_book if known and way != "vmap" else _vmapped)(module, x, y, loss, repeats)
+        way = _right_way(module, x, y, loss) if way == "auto" else way
+        if way == "book-keeping" and (unknown := unknown_layers(module)):
+            raise InputError(f"book-keeping does not know {', '.join(unknown)}; choose way: vmap")
+        pieces = (_book if way == "book-keeping" else _vmapped)(module, x, y, loss, repeats)
     with torch.no_grad():
         norms = length(pieces)
         if not bool(torch.isfinite(norms.sum())) and not bool((sound := torch.isfinite(norms)).all()):
@@ -93,6 +98,23 @@ def add_clipped_(
         for piece, total in zip(pieces, totals, strict=True):
             piece.add_(total, weights)
     return norms
+
+
+def _right_way(module: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """``way_for`` on the first sound rows, asked once for a module and its trained parameters; vmap, which knows every use, where none are sound."""
+    key = tuple(id(p) for p in trainable(module))
+    if (found := _FOUND.get(module)) is not None and found[0] == key:
+        return found[1]
+    if unknown_layers(module):
+        return "vmap"
+    rows = torch.isfinite(x).flatten(1).all(1).nonzero()[:LOOKED_AT, 0]
+    with _still(module):
+        slopes = _autograd(module, x[rows], y[rows], loss) if len(rows) else [x.new_full((), torch.nan)]
+    if not all(bool(torch.isfinite(slope).all()) for slope in slopes if slope is not None):
+        return "vmap"
+    way = way_for(module, x[rows], y[rows], loss)
+    _FOUND[module] = (key, way)
+    return way
 
 
 def unknown_layers(module: nn.Module) -> list[str]:
@@ -243,17 +265,32 @@ def way_for(module: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Ten
     Raises:
         InputError: if neither way gives autograd's gradient.
     """
-    parameters = trainable(module)
-    training = module.training
-    module.eval()  # without dropout, so that both see the same
-    try:
-        truth = torch.autograd.grad(loss(module(x), y).sum(), parameters, allow_unused=True)
+    with _still(module):
+        truth = _autograd(module, x, y, loss)
         for way in ("book-keeping", "vmap"):
+            torch.default_generator.manual_seed(0)
             if (way == "vmap" or not unknown_layers(module)) and _agrees(clipped_sum(module, x, y, clip=1e12, loss=loss, way=way).gradients, truth):
                 return way
-    finally:
-        module.train(training)
     raise InputError(f"no way of clipping gives the gradients of {type(module).__name__}; use plain layers")
+
+
+@contextmanager
+def _still(module: nn.Module) -> Iterator[None]:
+    """The module without dropout, each layer's mode and the random numbers as they were afterwards."""
+    modes = [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+
+
+def _autograd(module: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Sequence[Tensor | None]:
+    """The gradient of the summed loss."""
+    torch.default_generator.manual_seed(0)
+    return torch.autograd.grad(loss(module(x), y).sum(), trainable(module), allow_unused=True)
 
 
 def _agrees(found: Sequence[Tensor], truth: Sequence[Tensor | None]) -> bool:

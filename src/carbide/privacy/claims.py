@@ -24,10 +24,10 @@ from carbide.privacy.pilot import STACK, Pilot, halves, train
 from carbide.privacy.signals import logit, odds
 from carbide.registry import Method
 from carbide.run import remember
-from carbide.stats.accounting import gdp_epsilon
+from carbide.stats.accounting import check_rows, gdp_epsilon
 from carbide.stats.audits import TradeOff, all_of, dp_trade_off, epsilon_lower, gdp_trade_off, mu_lower, p_value
 from carbide.stats.one_run import one_run_epsilon, one_run_mu, one_run_p_value, tail_bound
-from carbide.types import Array, Case, Dataset, Finding, InputError, PrivacyClaim, Recipe, Section, UnsoundError, rng_for
+from carbide.types import Array, Case, Dataset, Finding, InputError, PrivacyClaim, Recipe, Section, Threat, UnsoundError, rng_for
 
 AUDITED, ANY_NOISE, GAUSSIAN = "audited epsilon", "audited epsilon, any noise", "audited epsilon, if the noise is Gaussian"
 DOUBT = 0.001  # at most so likely are the errors of an attack on a claim that is called refuted
@@ -80,6 +80,16 @@ def trade_off_of(claim: PrivacyClaim) -> TradeOff:
     """What the claim leaves to any attacker."""
     parts = [dp_trade_off(epsilon, delta) for epsilon, delta in ((claim.epsilon, claim.delta), *claim.pairs)]
     return all_of(parts if claim.mu is None else [*parts, gdp_trade_off(claim.mu)])
+
+
+def too_loose(case: Case, claim: Threat) -> str | None:
+    """Why a claim promises nothing to the training rows, in one sentence; None = it does."""
+    assert isinstance(claim, PrivacyClaim)
+    try:
+        check_rows(claim.delta, len(case.data.train))
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def examine(recipe: Recipe, dataset: Dataset, claim: PrivacyClaim, method: Any, seed: int = 0) -> Verdict:
@@ -184,6 +194,10 @@ def _of_one_run(recipe: Recipe, claim: PrivacyClaim, found: OneRun, seed: int) -
     whole = found.rest.joined(planted)
     model = recipe.fit(whole.take(rng.permutation(len(whole))), rng)
     scores = logit(*odds(model.predict(canaries.x), canaries.y), TINY)
+    if np.isnan(scores).any():
+        raise InputError(
+            f"the trained model answers NaN to {int(np.isnan(scores).sum())} of {len(scores)} canaries; make it answer with probabilities"
+        )
     order, half = np.argsort(scores, kind="stable"), found.guesses // 2
     correct = int(heads[order[-half:]].sum() + (~heads[order[:half]]).sum())
     return _one_run_verdict(claim, np.array([correct, 2 * half, len(canaries)]))

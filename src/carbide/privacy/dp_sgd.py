@@ -25,6 +25,7 @@ from carbide.models._answers import probe_rows
 from carbide.models.per_sample import WAYS, group_normed, noisy_gradients_, poisson_rows, refuse_mixing, trainable, way_for
 from carbide.models.torch_net import TorchModel, TorchRecipe, _address, load_weights, make_module
 from carbide.models.training import Average, _put, by_channel, rate_schedule
+from carbide.privacy.statement import refuse_seen
 from carbide.run import current, track
 from carbide.stats.accounting import ADD_OR_REMOVE, PrivacyStatement, check_promise, check_rows
 from carbide.stats.rdp import Steps
@@ -103,8 +104,9 @@ class PrivateTorchRecipe:
         """A model trained on the data set; rows and noise are drawn from the rng, once for each step.
 
         Raises:
-            InputError: if delta is not below one over the number of rows, or the net has layers that mix rows.
+            InputError: if delta is not below one over the number of rows, bounds were read off the rows, or the net has layers that mix rows.
         """
+        refuse_seen(dataset.space)
         steps, seed = self.steps(rows=len(dataset)), int(rng.integers(2**31))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
         if self.secret_noise:

@@ -21,7 +21,7 @@ import numpy as np
 from carbide.privacy import attributes, claims, reconstructions, singling
 from carbide.privacy._pictures import at_risk, group_figure, risk_figure, roc_figure
 from carbide.privacy._reading import apart, by_group, groups_of
-from carbide.privacy.statement import privacy_of, stated_by
+from carbide.privacy.statement import beyond_promise, privacy_of, stated_by
 from carbide.privacy.trials import Game, Trial, play, set_up
 from carbide.registry import Method
 from carbide.stats.intervals import Interval
@@ -259,6 +259,7 @@ def _section(court: _Court, findings: list[Finding], trials: Mapping[str, Trial]
         evidence |= {f"{name}_scores": trial.scores, f"{name}_control": trial.control, f"{name}_control_members": trial.control_members}
         evidence |= {} if trial.own is None else {f"{name}_own": trial.own}
     statement = privacy_of(court.case.model) if court.case.recipe is None else stated_by(court.case.recipe)
+    statement = None if beyond_promise(court.case) else statement
     picture = roc_figure(trials, statement, rng_for(court.case.seed, "privacy", "figure"))
     pictures = (picture, risk_figure(risk)) if court.game.shadows is not None and len(risk["at_risk_ids"]) else (picture,)
     return replace(empty, findings=tuple(ordered), figures=(*pictures, *who), evidence=evidence)

@@ -138,7 +138,7 @@ class PrivateLinearRecipe:
         """A model trained on the data set with noise from the rng.
 
         Raises:
-            InputError: if a feature has no finite bounds, or delta is not below one over the number of rows.
+            InputError: if bounds were read off the rows or are not finite, or delta is not below one over the number of rows.
         """
         check(dataset, self.delta)
         source = np.random.default_rng() if self.secret_noise else rng

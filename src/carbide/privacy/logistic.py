@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from carbide.privacy.private_model import PrivateModel
+from carbide.privacy.statement import refuse_seen
 from carbide.stats.accounting import PrivacyStatement, check_promise, check_rows, gdp_mu, noise_for
 from carbide.types import Array, Dataset, InputError, Rng, Space
 
@@ -133,7 +134,7 @@ class PrivateLogisticRecipe:
         """A model trained on the data set with noise from the rng.
 
         Raises:
-            InputError: if a feature has no finite bounds, or delta is not below one over the number of rows.
+            InputError: if bounds were read off the rows or are not finite, or delta is not below one over the number of rows.
         """
         check(dataset, self.delta)
         noise = np.random.default_rng() if self.secret_noise else rng
@@ -198,9 +199,10 @@ def check(dataset: Dataset, delta: float) -> None:
     """Whether a table can be trained on privately.
 
     Raises:
-        InputError: if a feature has no finite bounds, or delta is not below one over the number of rows.
+        InputError: if bounds were read off the rows or are not finite, or delta is not below one over the number of rows.
     """
     space = dataset.space
+    refuse_seen(space)
     endless = np.flatnonzero(~(np.isfinite(space.lower) & np.isfinite(space.upper)).ravel())
     if len(endless):
         raise InputError(f"feature {space.name(int(endless[0]))} has no finite bounds, and private training scales by public bounds only; "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from carbide.stats.accounting import PrivacyStatement
+from carbide.types import Case, InputError, Space
 
 WRAPPED = ("inner", "model", "base")  # the fields under which wrappers keep what they wrap
 
@@ -33,3 +34,27 @@ def stated_by(recipe: Any) -> PrivacyStatement | None:
     """The statement that a recipe itself makes about the models it trains; wrappers must make it themselves."""
     found = getattr(recipe, "privacy", None)
     return found if isinstance(found, PrivacyStatement) else None
+
+
+SEEN = (
+    "the bounds of the features were read off the training rows, so that a model which is scaled by them, or keeps them, gives rows away whatever its noise; declare them: "
+    "carbide space infer DATA -o space.json, check each bound against what is known beforehand, and name the file under data: {space: space.json} "
+    "(in Python: space=Space.table(names, lower=..., upper=...))"
+)
+
+
+def refuse_seen(space: Space) -> None:
+    """Private training takes the space for public knowledge.
+
+    Raises:
+        InputError: if its bounds were read off the training rows.
+    """
+    if space.from_rows:
+        raise InputError(SEEN)
+
+
+def beyond_promise(case: Case) -> str | None:
+    """Why what a model states about one row promises nobody anything here, in one sentence; None = it does."""
+    if case.model.space.from_rows or (case.recipe is not None and case.data.train.space.from_rows):
+        return SEEN
+    return next(iter(case.data.train.beyond), None)

@@ -140,9 +140,10 @@ def _table(raw: Mapping[str, Any]) -> Space:
     if repeated is not None:
         raise InputError(f"feature {repeated!r} occurs twice; give each feature its own name")
     groups = _groups(raw.get("groups", []), names, parsed)
+    numbers: dict[str, Any] = {key: np.array([p[key] for p in parsed], float) for key in ("lower", "upper", "step")}
     space = Space(shape=(len(names),), names=tuple(names), groups=groups, categories={p["name"]: p["categories"] for p in parsed if p["categories"]},
                   kind=np.array([p["kind"] for p in parsed], np.int8), mutable=np.array([p["mutable"] for p in parsed], bool),
-                  **{key: np.array([p[key] for p in parsed], float) for key in ("lower", "upper", "step")},
+                  **numbers,
                   missing=np.array([p["missing"] for p in parsed], bool) if any(p["missing"] for p in parsed) else None,
                   relations=_relations(raw.get("relations", []), names))  # fmt: skip
     for number, relation in enumerate(space.relations):

@@ -27,7 +27,7 @@ ORDER = ("min", "avg", "max")
 
 
 def infer_space(data: Any, *, names: Sequence[str] = (), margin: float = MARGIN) -> Space:
-    """The space that rows seem to live in.
+    """The space that rows seem to live in, marked as read off them; a space file that a person confirmed declares the same.
 
     Args:
         data: a ``Dataset`` of training rows (its names and categories are kept), a pandas frame of numbers, or rows ``(n, d)``.
@@ -54,7 +54,8 @@ def infer_space(data: Any, *, names: Sequence[str] = (), margin: float = MARGIN)
         lower, upper = np.where(categorical, known.lower, lower), np.where(categorical, known.upper, upper)
     relations = (*_ordered(x, names), *_ratios(x, names, kind))
     gone = np.isnan(x).any(0)
-    bare = replace(Space.table(names, lower=lower, upper=upper, kind=kind, groups=groups, relations=relations), missing=gone if gone.any() else None)
+    table = Space.table(names, lower=lower, upper=upper, kind=kind, groups=groups, relations=relations)
+    bare = replace(table, missing=gone if gone.any() else None, from_rows=True)
     return bare if known is None else replace(bare, categories=dict(known.categories))
 
 

@@ -18,11 +18,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from carbide.stats.accounting import ADD_OR_REMOVE, PrivacyStatement, _check_delta, _check_rate
+from carbide.stats.accounting import ADD_OR_REMOVE, PrivacyStatement, _check_delta, _check_rate, gdp_mu
 from carbide.stats.loss_distribution import PrivacyLoss, compose
 from carbide.stats.rdp import Steps, rdp_epsilon
 
 PROFILE = tuple(10.0**-k for k in np.arange(0.1, 4.01, 0.1).tolist())  # deltas at which a statement keeps epsilons, beside its own
+FAR = 4.0  # times the noise of the limit of many steps at which Renyi divergences are tried for a closer start
 CLOSE = 1e-4  # how close to the least noise a calibration comes, relatively
 
 
@@ -124,8 +125,14 @@ def _noise(epsilon: float, delta: float, rate: float, count: int) -> float:
     def spent(noise: float) -> float:
         return Spending([Steps(noise=noise, rate=rate, count=count)]).epsilon(delta)
 
-    high = _search(lambda noise: rdp_epsilon([Steps(noise=noise, rate=rate, count=count)], delta), epsilon, 1.0, 0.02)
-    return _search(spent, epsilon, high, CLOSE)
+    def bound(noise: float) -> float:
+        return rdp_epsilon([Steps(noise=noise, rate=rate, count=count)], delta)
+
+    seen = gdp_mu(epsilon, delta) / (rate * math.sqrt(count))
+    start = 1 / math.sqrt(max(math.log1p(seen * seen), 1e-300))  # of the limit of many steps (Bu et al. 2019, https://arxiv.org/abs/1911.11607)
+    if bound(max(1.0, FAR * start)) <= epsilon:  # else epsilon is below, or close to, what Renyi divergences of no loss at all convert to
+        start = _search(bound, epsilon, 1.0, 0.02)
+    return _search(spent, epsilon, start, CLOSE)
 
 
 def _search(spent: Callable[[float], float], epsilon: float, start: float, close: float) -> float:

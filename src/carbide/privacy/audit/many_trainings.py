@@ -17,10 +17,10 @@ import numpy as np
 
 from carbide.privacy._distinguishers import Distinguisher, choose, separation
 from carbide.privacy._neighbours import Neighbours, candidates
-from carbide.privacy.claims import trade_off_of
+from carbide.privacy.claims import too_loose, trade_off_of
 from carbide.privacy.pilot import Pilot, stacks
 from carbide.registry import Method
-from carbide.types import Access, Array, Dataset, InputError, PrivacyClaim, Rng
+from carbide.types import Access, Array, Case, Dataset, InputError, PrivacyClaim, Rng, Threat
 
 PLENTY, FEW = 300_000, 3_000  # trainings where they are stacked, and where each is a call
 WORK, LITTLE = 3_000_000_000, 20_000  # numbers that stacked trainings go through, and trainings that are made all the same
@@ -61,11 +61,15 @@ class ManyTrainings(Method):
         """At most 1,000 trainings."""
         return replace(self, trainings=min(self.trainings or 1000, 1000))
 
+    def refuses(self, case: Case, threat: Threat) -> str | None:
+        """The claimed delta must be below one over the number of training rows."""
+        return too_loose(case, threat)
+
     def __call__(self, pilot: Pilot, dataset: Dataset, threat: PrivacyClaim, rng: Rng) -> Distinguisher:
         """The neighbours that are told apart best, with the score and thresholds to do it.
 
         Raises:
-            InputError: if there are fewer than three rows.
+            InputError: if there are fewer than three rows, or no training returns a finite number.
         """
         if len(dataset) < 3:
             raise InputError(f"there are {len(dataset)} training rows; neighbouring data sets need at least 3")
@@ -75,6 +79,10 @@ class ManyTrainings(Method):
             each = max(8, share // len(kept))
             for pair in kept:
                 seen[pair.name] = _joined(seen.get(pair.name), pilot.train(pair, min(each, pilot.left)))
+            if not any(np.isfinite(side).any() for sides in seen.values() for side in sides):
+                raise InputError(
+                    "every training returned NaN or infinite numbers only, so there is nothing to audit; return finite weights or a model"
+                )
             kept = _best(kept, seen, rounds)
         winner = kept[0]
         outside, inside = _joined(seen[winner.name], pilot.train(winner, pilot.left))

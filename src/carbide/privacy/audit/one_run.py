@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from carbide.privacy._neighbours import crowd
-from carbide.privacy.claims import OneRun
+from carbide.privacy.claims import OneRun, too_loose
 from carbide.privacy.pilot import Pilot
 from carbide.registry import Method
-from carbide.types import Access, Dataset, InputError, PrivacyClaim, Rng
+from carbide.types import Access, Case, Dataset, InputError, PrivacyClaim, Rng, Threat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,10 @@ class OneRunAudit(Method):
     def quick(self) -> OneRunAudit:
         """At most 200 canaries where a number is given."""
         return self if self.canaries is None else replace(self, canaries=min(self.canaries, 200))
+
+    def refuses(self, case: Case, threat: Threat) -> str | None:
+        """The claimed delta must be below one over the number of training rows."""
+        return too_loose(case, threat)
 
     def __call__(self, pilot: Pilot, dataset: Dataset, threat: PrivacyClaim, rng: Rng) -> OneRun:
         """The canaries, and how many guesses are to be counted; the judge throws the coins and trains."""

@@ -27,7 +27,7 @@ class PrivateMethod(Method):
         return self._recipe()
 
     def refuses(self, case: Case, threat: Threat) -> str | None:
-        """Features must have finite bounds, and delta must be below one over the number of rows."""
+        """Features must have finite bounds that were declared, and delta must be below one over the number of rows."""
         try:
             check(case.data.train, self.delta)
         except InputError as error:

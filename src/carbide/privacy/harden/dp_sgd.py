@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from carbide.privacy.statement import SEEN
 from carbide.registry import Method
 from carbide.stats.accounting import check_promise
 from carbide.types import Case, InputError, Membership, Recipe, Threat
@@ -69,12 +70,12 @@ class DPSGD(Method):
                                   batch_norm=self.batch_norm, secret_noise=self.secret_noise)  # fmt: skip
 
     def refuses(self, case: Case, threat: Threat) -> str | None:
-        """The recipe must train a torch net, and delta must be below one over the number of rows."""
+        """The recipe must train a torch net on features of declared bounds, and delta must be below one over the number of rows."""
         if not _trains_nets(case.recipe):
             return "the recipe trains no torch net; private_logistic trains tables"
         if self.delta * len(case.data.train) >= 1:
             return f"delta {self.delta:g} is not below one over the {len(case.data.train)} training rows; give a smaller delta"
-        return None
+        return SEEN if case.data.train.space.from_rows else None
 
     def strengths(self) -> tuple[Method, ...]:
         """Four times the epsilon, then the epsilon asked for."""

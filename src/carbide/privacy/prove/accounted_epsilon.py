@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from carbide.privacy.claims import AUDITED
+from carbide.privacy.claims import AUDITED, too_loose
 from carbide.privacy.statement import privacy_of
 from carbide.registry import Method
-from carbide.types import Access, Array, Certificate, PrivacyClaim, Rng
+from carbide.types import Access, Array, Case, Certificate, PrivacyClaim, Rng, Threat
 
 ASSUMED = ("the account is of the training as it is coded, of its sampling and of every choice made on the same rows",)
 
@@ -29,6 +29,10 @@ class AccountedEpsilon(Method):
 
     threats = (PrivacyClaim,)
     needs: ClassVar[Access] = Access.LABELS
+
+    def refuses(self, case: Case, threat: Threat) -> str | None:
+        """The claimed delta must be below one over the number of training rows."""
+        return too_loose(case, threat)
 
     def __call__(self, model: Any, x: Array, y: Array, threat: PrivacyClaim, rng: Rng) -> Certificate:
         """The claimed epsilon for every record, ``bound`` ``(n,)``."""

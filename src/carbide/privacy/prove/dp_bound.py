@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from carbide.privacy.statement import privacy_of, stated_by
+from carbide.privacy.statement import beyond_promise, privacy_of, stated_by
 from carbide.registry import Method
 from carbide.stats.accounting import ADJACENCY, PrivacyStatement
 from carbide.types import Access, Array, Case, Certificate, InputError, Membership, Model, Rng, Threat
@@ -53,12 +53,12 @@ class DpBound(Method):
                            unit=f"true-positive rate at {100 * self.fpr:g}% FPR", metric=f"membership TPR at {100 * self.fpr:g}% FPR")  # fmt: skip
 
     def refuses(self, case: Case, threat: Threat) -> str | None:
-        """The model must state differential privacy, and its recipe must not have looked at the rows before."""
+        """The model must state differential privacy, and nothing outside its account may have looked at the rows; a person has one row."""
         if privacy_of(case.model) is None:
             return _MISSING
         if case.recipe is not None and stated_by(case.recipe) is None:
             return "the recipe does something to the rows before the private training, which its account does not cover"
-        return None
+        return beyond_promise(case)
 
 
 def _presence(statement: PrivacyStatement, fpr: float) -> str:

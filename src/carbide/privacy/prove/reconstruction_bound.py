@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from carbide.privacy.statement import privacy_of, stated_by
+from carbide.privacy.statement import beyond_promise, privacy_of, stated_by
 from carbide.registry import Method
 from carbide.types import Access, Array, Case, Certificate, InputError, Model, Reconstruction, Rng, Threat
 
@@ -53,9 +53,9 @@ class ReconstructionBound(Method):
                            method="reconstruction_bound", threat=threat.words(), unit="probability of rebuilding a row")  # fmt: skip
 
     def refuses(self, case: Case, threat: Threat) -> str | None:
-        """The model must state differential privacy, and its recipe must not have looked at the rows before."""
+        """The model must state differential privacy, and nothing outside its account may have looked at the rows; a person has one row."""
         if privacy_of(case.model) is None:
             return MISSING
         if case.recipe is not None and stated_by(case.recipe) is None:
             return "the recipe does something to the rows before the private training, which its account does not cover"
-        return None
+        return beyond_promise(case)
