@@ -100,7 +100,9 @@ def cut(rows: Rows, how: Cutting) -> Cut:
         both = how.shares[0] + how.shares[1]
         found["train"], found["validation"], _ = _cut_loose(rows, given["train"], how, (how.shares[0] / both, how.shares[1] / both, 0.0), notes)
     if how.duplicates != "keep" and any(len(p) for p in given.values()):
+        whole = dict(found)
         _leave_later(rows.keys, found, ("test", "validation", "train"), "are repeated in a later part and were left out of the earlier one", notes)
+        _must_keep(rows, whole, found)
     if rows.group is not None:
         _leave_later(rows.group, found, PARTS, "belong to a group of an earlier part and were left out", notes)
     _check(rows.y, found)
@@ -169,6 +171,18 @@ def _leave_later(values: Array, found: dict[str, Array], order: tuple[str, ...],
             found[part] = rows[~again]
             notes.append(f"{int(again.sum())} rows of {part} {words}")
         seen = np.concatenate([seen, values[found[part]]])
+
+
+def _must_keep(rows: Rows, whole: Mapping[str, Array], found: Mapping[str, Array]) -> None:
+    """Whether parts that had two classes as a ``whole`` have them still without what repeats in a later part."""
+    for part, later in (("train", PARTS[1:]), ("validation", PARTS[2:])):
+        n, left = len(whole[part]), found[part]
+        if len(np.unique(rows.y[left])) >= 2 or len(np.unique(rows.y[whole[part]])) < 2:
+            continue
+        where = " and ".join(p for p in later if np.isin(rows.keys[whole[part]], rows.keys[whole[p]]).any())
+        many = f"all {n}" if not len(left) else f"{n - len(left)} of {n}"
+        kept = f"{len(left)} row(s) of one class" if len(left) else "none"
+        raise InputError(f"{many} rows of {part} repeat in {where} and were left out of {part}, which keeps {kept}; take the repeats out of {where}")
 
 
 def _check(y: Array, found: Mapping[str, Array]) -> None:
