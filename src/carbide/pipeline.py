@@ -141,7 +141,7 @@ def _of_case(case: Case, job: Job, verbs: Sequence[str], run: Run) -> Report:
     if "harden" in verbs:
         say(f"{job.title}: harden")
         hardened = harden_case(case, job.asks, job.budget)
-        final = replace(case, recipe=hardened.recipe, model=hardened.model, trained=hardened.trained)
+        final = replace(case, recipe=hardened.recipe, model=hardened.model, trained=hardened.trained, data=hardened.data)
         say(f"{job.title}: audit again, on rows that hardening never saw")
         phases.append(_phase(HARDENED, final, job, verbs))
     timings = _timings(run, case, final, hardened)
@@ -154,7 +154,7 @@ def _case(job: Job, run: Run) -> Case:
 
     draft = Case(
         model=job.model,  # type: ignore[arg-type]
-        data=job.data,
+        data=job.data.taught() if job.model is None else job.data,
         recipe=job.recipe,
         operating_point=job.point,
         seed=job.seed,

@@ -61,10 +61,11 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cut:
-    """Row indices by part, and sentences about what was done."""
+    """Row indices by part, sentences about what was done, and what a model that is given has ``seen`` (see ``Splits``)."""
 
     rows: Mapping[str, Array]
     notes: tuple[str, ...] = ()
+    seen: Mapping[str, Array] | None = None
 
 
 def row_keys(x: Array) -> Array:
@@ -107,7 +108,19 @@ def cut(rows: Rows, how: Cutting) -> Cut:
         _leave_later(rows.group, found, PARTS, "belong to a group of an earlier part and were left out", notes)
     _check(rows.y, found)
     notes.append("rows: " + ", ".join(f"{len(found[part])} {part}" for part in PARTS))
-    return Cut(rows=found, notes=tuple(notes))
+    return Cut(rows=found, notes=tuple(notes), seen=None if len(loose) else _seen(rows, found))
+
+
+def _seen(rows: Rows, found: Mapping[str, Array]) -> dict[str, Array]:
+    """Which rows of validation and test are among those that were named as train, wherever the cut has put these."""
+    named = seen_in(rows.keys, rows.y, rows.part == "train")
+    return {part: named[found[part]] for part in ("validation", "test") if named[found[part]].any()}
+
+
+def seen_in(keys: Array, y: Array, train: Array) -> Array:
+    """Which rows ``(n,)`` bool are rows of ``train`` ``(n,)`` bool, or equal one of them in content key and label."""
+    records = np.char.add(np.char.add(keys, "/"), y.astype(str))
+    return np.isin(records, records[train])
 
 
 def _without_repeats(rows: Rows, how: Cutting, notes: list[str]) -> Array:

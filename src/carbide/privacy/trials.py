@@ -20,6 +20,8 @@ from carbide.run import remember, track
 from carbide.types import Array, Case, Dataset, InputError, Model, decide, rng_for
 
 TARGETS = 16  # models trained when no method asks for a number
+UNKNOWN = ("which rows the given model was trained on is unknown, because Carbide itself cut the data; give the rows it saw as train and others as test "
+           "(two files under data:, in Python Splits or {'train': (x, y), 'test': (x, y)}), or give a recipe in place of the model")  # fmt: skip
 RECORDS = 5000  # records that are asked about; more would only narrow the intervals
 
 
@@ -131,6 +133,11 @@ def rows_apart(case: Case, pool: Dataset) -> Dataset:
     rows = case.data.validation
     fresh = [_bytes(row, label) not in held for row, label in zip(np.ascontiguousarray(rows.x), rows.y, strict=True)]
     return rows.take(np.array(fresh, bool))
+
+
+def unknown_rows(case: Case) -> str | None:
+    """Why nobody can say which rows the model was trained on, and what to do; None = it is known."""
+    return UNKNOWN if case.data.seen is None else None
 
 
 def _bytes(row: Array, label: int) -> bytes:
