@@ -248,7 +248,7 @@ def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timin
     parts = {"train": len(job.data.train), "validation": len(job.data.validation), "test": len(job.data.test)}
     data = DataFacts(name=job.data.test.name, rows=parts, classes=job.data.test.class_names, features=int(np.prod(job.data.test.space.shape)), notes=job.notes,
                      positives=job.positives)  # fmt: skip
-    warnings = [*_symptoms(phases), *_worse(phases)]
+    warnings = [*_threshold(job), *_symptoms(phases), *_worse(phases)]
     if hardened is not None:
         if not hardened.changed:
             warnings.append(f"no defence within an accuracy loss of {job.budget.accuracy_loss:.1%} was safer than the plain model; allow more loss or other "
@@ -279,6 +279,20 @@ def _symptoms(phases: Sequence[Phase]) -> list[str]:
     seen = [f"the {phase.name} model: {symptom.name} ({symptom.done}): {symptom.words()}"
             for phase in phases for section in phase.sections for symptom in section.examination]  # fmt: skip
     return list(dict.fromkeys(seen))
+
+
+def _threshold(job: Job) -> list[str]:
+    """What an operating point is worth that a given model has on rows that it was trained on, or may have been."""
+    seen = job.data.saw("validation")
+    if job.model is None or job.point is None or not (job.data.seen is None or seen.any()):
+        return []
+    rows = (
+        f"{int(seen.sum())} of the {len(seen)} validation rows were"
+        if seen.any()
+        else "whether validation rows were is unknown, because Carbide cut the data"
+    )
+    return [f"the given model's threshold comes from validation rows, as if none was trained on, but {rows}; expect more false positives on new rows, and read "
+            "the rate on test rows"]  # fmt: skip
 
 
 def _worse(phases: Sequence[Phase]) -> list[str]:

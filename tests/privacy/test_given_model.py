@@ -12,8 +12,12 @@ from sklearn.tree import DecisionTreeClassifier
 
 import carbide
 from carbide.api import run
+from carbide.data import load_data
 from carbide.models import wrap
+from carbide.privacy.audit.quantile_regression import QuantileRegression
+from carbide.privacy.audit.value_posterior import ValuePosterior
 from carbide.privacy.judge import DISJOINT, OWN, audit
+from carbide.privacy.trials import pool_of, rows_apart, rows_seen, rows_unseen
 from carbide.types import AttributeInference, Case, Membership, Reconstruction, SinglingOut, Splits
 
 LOSS = {"membership": {"audit": ["loss_threshold"]}}
@@ -123,6 +127,59 @@ def test_a_hardened_model_has_the_train_part_for_members():
     plain, hardened = report.results.plain.sections[0], report.results.hardened.sections[0]
     assert OWN not in {f.metric for f in plain.findings}
     assert OWN in {f.metric for f in hardened.findings}
+
+
+def test_rows_in_both_files_were_trained_on(overlapping):
+    tree, x, y, folder = overlapping
+    data = load_data(folder / "train.csv", test=folder / "test.csv", label="label").splits
+    case = Case(model=wrap(tree, space=data.train.space, classes=2), data=data)
+    pool, inside, twice = pool_of(case)
+    train = {row.tobytes() for row in x[:400]}
+    truth = np.array([row.tobytes() in train for row in pool.x])
+    np.testing.assert_array_equal(inside, truth)
+    assert twice == 200
+    assert (~inside).sum() == 200
+    section = run({"model": {"sklearn": str(folder / "tree.skops")}, "threats": [LOSS],
+                           "data": {"train": str(folder / "train.csv"), "test": str(folder / "test.csv"), "label": "label"}},
+                          out=folder / "run", verbs=("audit",), quiet=True).results.plain.sections[0]  # fmt: skip
+    found = named(section, "membership AUC")
+    assert found.value == pytest.approx(area(tree, pool.x, pool.y, truth))
+    assert found.low <= area(tree, x, y, np.arange(600) < 400) <= found.high
+
+
+def test_validation_rows_of_the_train_file_are_no_outsiders(overlapping):
+    tree, x, _, folder = overlapping
+    data = load_data(folder / "train.csv", test=folder / "test.csv", label="label").splits
+    case = Case(model=wrap(tree, space=data.train.space, classes=2), data=data)
+    pool, _, _ = pool_of(case)
+    assert len(rows_apart(case, pool)) == len(data.validation) >= 40
+    assert len(rows_unseen(case, pool)) == 0
+    assert {row.tobytes() for row in rows_seen(case).x} == {row.tobytes() for row in x[:400]}
+    assert f"on {len(data.validation)} of which the given model was trained" in str(QuantileRegression().refuses(case, Membership()))
+    anew = Case(model=case.model, data=data.taught())  # as when the recipe trains: on the train part and nothing else
+    assert len(rows_unseen(anew, pool)) == len(data.validation)
+    assert rows_seen(anew) is data.train
+    leak = audit(case, AttributeInference(feature="b"), {"value_posterior": ValuePosterior()})
+    assert leak.findings  # imputation is a guess without the model, which may have seen its rows
+
+
+def test_the_missing_row_is_rebuilt_from_all_that_the_given_model_saw(tmp_path):
+    x, y = drawn(160, seed=1)
+    model = LogisticRegression(tol=1e-12, max_iter=10000).fit(x[:100], y[:100])
+    skops.io.dump(model, tmp_path / "m.skops")
+    plan = {"model": {"sklearn": str(tmp_path / "m.skops")}, "threats": [{"reconstruction": {"known": "others"}}],
+            "data": {"train": str(written(tmp_path / "train.csv", x[:100], y[:100])), "test": str(written(tmp_path / "test.csv", x[90:], y[90:])), "label": "label"}}  # fmt: skip
+    section = run(plan, out=tmp_path / "run", verbs=("audit",), quiet=True).results.plain.sections[0]
+    assert section.headline().value > 0.95  # in closed form; less than all the rows leave several to find at once
+    assert named(section, "negative control, rows never trained on").value < 0.1
+
+
+def test_a_threshold_on_rows_that_the_model_saw_is_told(overlapping):
+    *_, folder = overlapping
+    plan = {"model": {"sklearn": str(folder / "tree.skops")}, "threats": [LOSS], "operating_point": {"false_positive_rate": 0.1},
+            "data": {"train": str(folder / "train.csv"), "test": str(folder / "test.csv"), "label": "label"}}  # fmt: skip
+    told = run(plan, out=folder / "run", verbs=("audit",), quiet=True).results.warnings
+    assert any("49 of the 49 validation rows were" in warning for warning in told)
 
 
 def test_a_mapping_without_validation_tells_what_its_train_rows_became():
