@@ -111,4 +111,4 @@ def _audit_one(case: Case, ask: Ask, quick: bool) -> Section:
         skipped.append(Skip(method="all", threat=ask.words(), reason="no attack could run, so nothing is known", status="unknown"))
         return Section(threat=ask.words(), room=ask.threat.room, skipped=tuple(skipped), noun=ask.threat)
     section = judge_of(ask.threat).audit(case, ask.threat, methods)
-    return replace(section, skipped=(*section.skipped, *skipped), noun=ask.threat)
+    return replace(section, skipped=(*skipped, *section.skipped), noun=ask.threat)

@@ -71,6 +71,7 @@ class Hardened:
     skipped: tuple[Skip, ...]
     changed: bool
     trained: bool  # as in Case
+    data: Splits  # the parts as far as the model has seen them
     training: str = ""  # the stored step that trained the model, for its seconds
 
 
@@ -123,12 +124,12 @@ def harden_case(case: Case, asks: Sequence[Ask], budget: Budget) -> Hardened:
     """
     if case.recipe is None:
         raise InputError("the plan has no recipe, so nothing can be trained again; add recipe: {estimator: ...} or recipe: {torch: ...}")
-    recipe, model, training = case.recipe, case.model, ""
+    recipe, model, data, training = case.recipe, case.model, case.data, ""
     options: list[Option] = []
     skipped: list[Skip] = []
     floor = clean_metric(case, case.model)[1] - budget.accuracy_loss
     for ask in asks:
-        here = replace(case, recipe=recipe, model=model)
+        here = replace(case, recipe=recipe, model=model, data=data)
         candidates, missing = _candidates(here, ask, budget)
         candidates = _with_lighter(here, ask, _timed(candidates, case, budget), budget)
         skipped += missing
@@ -136,11 +137,11 @@ def harden_case(case: Case, asks: Sequence[Ask], budget: Budget) -> Hardened:
         skipped += refused
         options += [_option(here, ask, ready if c is best else c, chosen=c is best) for c in candidates]
         best = ready
-        recipe, model, training = best.recipe, best.model, best.training or training
+        recipe, model, data, training = best.recipe, best.model, _shown(here, best), best.training or training
     changed = recipe is not case.recipe
     assert model is not None
     return Hardened(recipe=recipe, model=model, options=tuple(options), skipped=tuple(skipped), changed=changed,
-                    trained=not isinstance(recipe, Wrapped) if changed else case.trained, training=training)  # fmt: skip
+                    trained=not isinstance(recipe, Wrapped) if changed else case.trained, data=data, training=training)  # fmt: skip
 
 
 def _candidates(case: Case, ask: Ask, budget: Budget) -> tuple[list[_Candidate], list[Skip]]:
@@ -252,11 +253,19 @@ def _trained(case: Case, trial: _Trial) -> tuple[Model, str]:
     return model, current().store.touched(f"train {trial.name}")[-1]
 
 
+def _shown(case: Case, trial: _Trial | _Candidate) -> Splits:
+    """The parts as far as the trial's model has seen them: train alone where it was trained anew, else what the model that it goes on from saw."""
+    goes_on = trial.method is None or isinstance(trial.recipe, Wrapped) or getattr(trial.method, "start", "") == "weights"
+    return case.data if goes_on else case.data.taught()
+
+
 def _measure(case: Case, ask: Ask, trial: _Trial) -> _Candidate:
     current().progress.say(f"harden against {ask.words()}: {trial.words()}")
     model, training = _trained(case, trial)
+    data = _shown(case, trial)
+    fresh = data.seen is not None and not data.saw("validation").any()
     there = replace(case, model=model, recipe=trial.recipe, seed=case.seed + CHOICE, trained=False,
-                    data=Splits(train=case.data.train, validation=case.data.validation, test=case.data.validation))  # fmt: skip
+                    data=Splits(train=data.train, validation=data.validation, test=data.validation, seen={} if fresh else None))  # fmt: skip
     section: Section = audit_case(there, [ask], quick=True)[0]
     return _Candidate(name=trial.name, method=trial.method, recipe=trial.recipe, model=model, clean=clean_metric(case, model)[1], danger=section.headline(),
                       training=training)  # fmt: skip

@@ -28,7 +28,8 @@ def audit(model: Any, data: Any, *, threats: Sequence[Any], recipe: Any = None, 
 
     Args:
         model: a fitted scikit-learn, XGBoost, LightGBM or CatBoost model, a torch module, a callable, or a model of Carbide.
-        data: ``Splits``, ``(x, y)`` (cut 60/20/20 by the seed), ``{"train": (x, y), "test": (x, y)}``, a path or the name of a built-in case.
+        data: ``Splits``, ``(x, y)`` (cut 60/20/20 by the seed), ``{"train": (x, y), "test": (x, y)}``, a path or the name of a built-in case. Who is a
+            member of a given model is known only where its ``train`` rows are named: by ``Splits``, the mapping, or files with parts.
         threats: nouns such as ``LpBall(eps=0.1)`` or plan entries such as ``{"membership": {}}``.
         recipe: how the model is trained: an unfitted estimator, a plan's recipe mapping, or a ``Recipe``; poisoning and LiRA need it.
         settings: ``space``, ``false_positive_rate``, ``seed``, ``out`` (run folder), ``attack_rows`` (1,000), ``workers``, ``quiet``, ``gate``, ``title``,
@@ -231,7 +232,7 @@ def _live_data(data: Any, space: Space | None, seed: int) -> tuple[Splits, Price
     from carbide.data.cases import CASES, builtin_prices
 
     if isinstance(data, Splits):
-        return data, None
+        return data.taught(), None
     if isinstance(data, str | Path):
         prices = builtin_prices(str(data)) if str(data) in CASES else None
         return load_data(data if str(data) in CASES else str(data), seed=seed), prices

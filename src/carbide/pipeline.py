@@ -161,7 +161,7 @@ def _of_case(case: Case, job: Job, verbs: Sequence[str], run: Run) -> Report:
     if "harden" in verbs:
         say(f"{job.title}: harden")
         hardened = harden_case(case, job.asks, job.budget)
-        final = replace(case, recipe=hardened.recipe, model=hardened.model, trained=hardened.trained)
+        final = replace(case, recipe=hardened.recipe, model=hardened.model, trained=hardened.trained, data=hardened.data)
         say(f"{job.title}: audit again, on rows that hardening never saw")
         phases.append(_phase(HARDENED, final, job, verbs))
     timings = _timings(run, case, final, hardened)
@@ -174,7 +174,7 @@ def _case(job: Job, run: Run) -> Case:
 
     draft = Case(
         model=job.model,  # type: ignore[arg-type]
-        data=job.data,
+        data=job.data.taught() if job.model is None else job.data,
         recipe=job.recipe,
         operating_point=job.point,
         seed=job.seed,
@@ -272,7 +272,7 @@ def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timin
     warnings = [
         f"column {name!r} tells the label of every row; leave it out if it is the label under another name" for name in telling_features(job.data)
     ]
-    warnings += [*_symptoms(phases), *_worse(phases)]
+    warnings += [*_threshold(job), *_symptoms(phases), *_worse(phases)]
     if hardened is not None:
         if not hardened.changed:
             warnings.append(f"no defence within an accuracy loss of {job.budget.accuracy_loss:.1%} was safer than the plain model; allow more loss or other "
@@ -303,6 +303,20 @@ def _symptoms(phases: Sequence[Phase]) -> list[str]:
     seen = [f"the {phase.name} model: {symptom.name} ({symptom.done}): {symptom.words()}"
             for phase in phases for section in phase.sections for symptom in section.examination]  # fmt: skip
     return list(dict.fromkeys(seen))
+
+
+def _threshold(job: Job) -> list[str]:
+    """What an operating point is worth that a given model has on rows that it was trained on, or may have been."""
+    seen = job.data.saw("validation")
+    if job.model is None or job.point is None or not (job.data.seen is None or seen.any()):
+        return []
+    rows = (
+        f"{int(seen.sum())} of the {len(seen)} validation rows were"
+        if seen.any()
+        else "whether validation rows were is unknown, because Carbide cut the data"
+    )
+    return [f"the given model's threshold comes from validation rows, as if none was trained on, but {rows}; expect more false positives on new rows, and read "
+            "the rate on test rows"]  # fmt: skip
 
 
 def _worse(phases: Sequence[Phase]) -> list[str]:

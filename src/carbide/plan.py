@@ -80,7 +80,7 @@ class DataPlan(_Strict):
     """Where the rows come from and how they are read; ``source`` is a path or the name of a built-in case."""
 
     source: str = Field("", description="a file, a folder, or a built-in case: fraud, patients, images")
-    train: str = Field("", description="file of the training rows, when train and test lie apart")
+    train: str = Field("", description="file of the training rows, when train and test lie apart; for a model: all rows that it was trained on")
     test: str | None = Field(None, description="file of the test rows")
     label: str | int | None = Field(None, description="label column")
     positive: Any = Field(None, description="label value (or values) that count as class 1")

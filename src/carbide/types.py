@@ -247,11 +247,24 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Splits:
-    """The parts of a data set: thresholds and choices come from ``validation``, every reported number from ``test``."""
+    """The parts of a data set: thresholds and choices come from ``validation``, every reported number from ``test``.
+
+    ``seen`` is about a model that is given. It was trained on all of ``train``; ``seen`` says on which rows ``(n,)`` bool of ``validation`` and
+    ``test`` besides (a part that is left out: on none). None = nobody knows its rows, because Carbide drew the parts.
+    """
 
     train: Dataset
     validation: Dataset
     test: Dataset
+    seen: Mapping[str, Array] | None = field(default_factory=dict)
+
+    def saw(self, part: str) -> Array:
+        """Which rows ``(n,)`` bool of ``validation`` or ``test`` a model that is given is known to be trained on."""
+        return (self.seen or {}).get(part, np.zeros(len(getattr(self, part)), bool))
+
+    def taught(self) -> Splits:
+        """The same parts for a model that was trained on this ``train`` and no other row."""
+        return replace(self, seen={})
 
 
 @runtime_checkable

@@ -188,6 +188,16 @@ def test_a_repeated_row_of_the_test_file_leaves_the_training_rows(tmp_path):
     assert not seen & set(loaded.splits.test.x[:, 0])
 
 
+def test_a_part_whose_rows_all_repeat_in_a_later_one_is_refused_in_these_words(tmp_path):
+    train, other = written(tmp_path, table(200), "train.csv"), written(tmp_path, table(50, seed=9), "other.csv")
+    with pytest.raises(
+        InputError, match=r"all 150 rows of train repeat in test and were left out of train, which keeps none; take the repeats out of test"
+    ):
+        load_data(train, label="fraud", test=train)
+    with pytest.raises(InputError, match="all 200 rows of train repeat in validation and were left out of train, which keeps none"):
+        load_data(train, label="fraud", validation=train, test=other)
+
+
 def test_fills_use_training_rows_only(tmp_path):
     frame = table(100)
     frame["t"] = np.arange(100)

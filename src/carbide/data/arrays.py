@@ -79,7 +79,7 @@ def splits_of_raw(raw: Raw, how: Cutting, *, space: Space | None, name: str, fil
         full = replace(full, space=infer_space(full.take(chosen.rows["train"])))
         notes.append(INFERRED)
     parts = {p: full.take(chosen.rows[p]) for p in PARTS}
-    return Splits(train=parts["train"], validation=parts["validation"], test=parts["test"]), tuple(notes)
+    return Splits(**parts, seen=chosen.seen), tuple(notes)
 
 
 def _joined(blocks: Mapping[str, Block]) -> Block:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from carbide.data.parts import row_keys, seen_in
 from carbide.data.splits import cut_rows
 from carbide.types import Array, Dataset, InputError, Space, Splits
 
@@ -51,7 +52,7 @@ def splits_of(data: Any, *, space: Space | None, seed: int) -> Splits:
     if isinstance(data, Dataset):
         cuts = cut_rows(len(data), (0.6, 0.2, 0.2), np.random.default_rng(seed), y=data.y)
         train, validation, test = (data.take(rows) for rows in cuts)
-        return _checked(Splits(train=train, validation=validation, test=test))
+        return _checked(Splits(train=train, validation=validation, test=test, seen=None))
     if isinstance(data, Mapping) and {"train", "test"} <= set(data) <= {"train", "validation", "test"}:
         return _checked(_from_parts(data, space, seed))
     raise InputError(f"data is a {type(data).__name__}; give (x, y), Splits, a path, or a mapping with train and test")
@@ -62,10 +63,14 @@ def _from_parts(data: Mapping[str, Any], space: Space | None, seed: int) -> Spli
     train = data["train"] if isinstance(data["train"], Dataset) else dataset_of(*data["train"], space=space, classes=k)
     rest = {name: part if isinstance(part, Dataset) else dataset_of(*part, space=train.space, classes=train.classes)
             for name, part in data.items() if name != "train"}  # fmt: skip
-    if "validation" not in rest:
-        first, second, _ = cut_rows(len(train), (0.8, 0.2, 0.0), np.random.default_rng(seed), y=train.y)
-        train, rest["validation"] = train.take(first), train.take(second)
-    return Splits(train=train, validation=rest["validation"], test=rest["test"])
+    if "validation" in rest:
+        return Splits(train=train, validation=rest["validation"], test=rest["test"])
+    first, second, _ = cut_rows(len(train), (0.8, 0.2, 0.0), np.random.default_rng(seed), y=train.y)
+    both = train.joined(rest["test"])
+    repeated = seen_in(row_keys(both.x), both.y, np.arange(len(both)) < len(train))[len(train) :]
+    return Splits(
+        train=train.take(first), validation=train.take(second), test=rest["test"], seen={"validation": np.ones(len(second), bool), "test": repeated}
+    )
 
 
 def _checked(splits: Splits) -> Splits:

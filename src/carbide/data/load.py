@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def _refuse(given: Mapping[str, Any], whom: str) -> None:
 def _builtin(name: str, how: Cutting) -> Loaded:
     from carbide.data.cases import builtin
 
-    splits = builtin(name, seed=how.seed)
+    splits = replace(builtin(name, seed=how.seed), seen=None)
     if how.rows is None:
         return Loaded(splits=splits)
     total = sum(len(getattr(splits, part)) for part in PARTS)
@@ -164,6 +164,4 @@ def _builtin(name: str, how: Cutting) -> Loaded:
         parts[part] = whole.take(np.sort(rng_for(how.seed, "rows", part).permutation(len(whole))[:n]))
         if len(np.unique(parts[part].y)) < 2:
             raise InputError(f"rows is {how.rows}, which leaves the {part} part of {name} with one class only; ask for more rows")
-    return Loaded(
-        splits=Splits(train=parts["train"], validation=parts["validation"], test=parts["test"]), notes=(f"{how.rows} of {total} rows were drawn",)
-    )
+    return Loaded(splits=Splits(**parts, seen=None), notes=(f"{how.rows} of {total} rows were drawn",))

@@ -61,10 +61,11 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cut:
-    """Row indices by part, and sentences about what was done."""
+    """Row indices by part, sentences about what was done, and what a model that is given has ``seen`` (see ``Splits``)."""
 
     rows: Mapping[str, Array]
     notes: tuple[str, ...] = ()
+    seen: Mapping[str, Array] | None = None
 
 
 def row_keys(x: Array) -> Array:
@@ -100,12 +101,26 @@ def cut(rows: Rows, how: Cutting) -> Cut:
         both = how.shares[0] + how.shares[1]
         found["train"], found["validation"], _ = _cut_loose(rows, given["train"], how, (how.shares[0] / both, how.shares[1] / both, 0.0), notes)
     if how.duplicates != "keep" and any(len(p) for p in given.values()):
+        whole = dict(found)
         _leave_later(rows.keys, found, ("test", "validation", "train"), "are repeated in a later part and were left out of the earlier one", notes)
+        _must_keep(rows, whole, found)
     if rows.group is not None:
         _leave_later(rows.group, found, PARTS, "belong to a group of an earlier part and were left out", notes)
     _check(rows.y, found)
     notes.append("rows: " + ", ".join(f"{len(found[part])} {part}" for part in PARTS))
-    return Cut(rows=found, notes=tuple(notes))
+    return Cut(rows=found, notes=tuple(notes), seen=None if len(loose) else _seen(rows, found))
+
+
+def _seen(rows: Rows, found: Mapping[str, Array]) -> dict[str, Array]:
+    """Which rows of validation and test are among those that were named as train, wherever the cut has put these."""
+    named = seen_in(rows.keys, rows.y, rows.part == "train")
+    return {part: named[found[part]] for part in ("validation", "test") if named[found[part]].any()}
+
+
+def seen_in(keys: Array, y: Array, train: Array) -> Array:
+    """Which rows ``(n,)`` bool are rows of ``train`` ``(n,)`` bool, or equal one of them in content key and label."""
+    records = np.char.add(np.char.add(keys, "/"), y.astype(str))
+    return np.isin(records, records[train])
 
 
 def _without_repeats(rows: Rows, how: Cutting, notes: list[str]) -> Array:
@@ -169,6 +184,18 @@ def _leave_later(values: Array, found: dict[str, Array], order: tuple[str, ...],
             found[part] = rows[~again]
             notes.append(f"{int(again.sum())} rows of {part} {words}")
         seen = np.concatenate([seen, values[found[part]]])
+
+
+def _must_keep(rows: Rows, whole: Mapping[str, Array], found: Mapping[str, Array]) -> None:
+    """Whether parts that had two classes as a ``whole`` have them still without what repeats in a later part."""
+    for part, later in (("train", PARTS[1:]), ("validation", PARTS[2:])):
+        n, left = len(whole[part]), found[part]
+        if len(np.unique(rows.y[left])) >= 2 or len(np.unique(rows.y[whole[part]])) < 2:
+            continue
+        where = " and ".join(p for p in later if np.isin(rows.keys[whole[part]], rows.keys[whole[p]]).any())
+        many = f"all {n}" if not len(left) else f"{n - len(left)} of {n}"
+        kept = f"{len(left)} row(s) of one class" if len(left) else "none"
+        raise InputError(f"{many} rows of {part} repeat in {where} and were left out of {part}, which keeps {kept}; take the repeats out of {where}")
 
 
 def _check(y: Array, found: Mapping[str, Array]) -> None:

@@ -5,7 +5,7 @@ Everything that is learned from rows (categories, medians, bounds) is learned fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,13 +34,14 @@ class Meaning:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-    """Rows whose cut is decided: features still raw by name, label codes, ids and suppliers."""
+    """Rows whose cut is decided: features still raw by name, label codes, ids and suppliers; ``seen`` is as in ``Splits``."""
 
     features: Any
     labels: cells.Labels
     ids: Array
     source: Array
     parts: dict[str, Array]
+    seen: Mapping[str, Array] | None = None
     notes: list[str] = field(default_factory=list)
     beyond: tuple[str, ...] = ()
 
@@ -68,7 +69,7 @@ def splits_of_frames(frames: dict[str, Any], meaning: Meaning, how: Cutting, *, 
     full = _dataset(table, x, space, name)
     _note_columns(full.take(train), notes)
     parts = {part: full.take(rows) for part, rows in table.parts.items()}
-    return Splits(train=parts["train"], validation=parts["validation"], test=parts["test"]), tuple(notes)
+    return Splits(**parts, seen=table.seen), tuple(notes)
 
 
 def _joined(frames: dict[str, Any], notes: list[str]) -> tuple[Any, Array]:
@@ -134,7 +135,7 @@ def _table(frame: Any, part: Array, meaning: Meaning, how: Cutting, notes: list[
     if out:
         notes.append(f"columns that are no features: {', '.join(out)}")
     source = frame[roles["source_column"]].astype(str).to_numpy(str) if "source_column" in roles else np.full(len(frame), name)
-    return Table(features=frame[kept], labels=labels, ids=ids_of(keys), source=source, parts=dict(chosen.rows), notes=notes,
+    return Table(features=frame[kept], labels=labels, ids=ids_of(keys), source=source, parts=dict(chosen.rows), seen=chosen.seen, notes=notes,
                  beyond=_beyond(frame[kept], meaning.fill, roles.get("group"), None if group is None else group[chosen.rows["train"]]))  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from carbide.privacy.imputation import impute
 from carbide.privacy.levels import Levels, levels_of
 from carbide.privacy.puzzle import Puzzle, surest
 from carbide.privacy.shadows import Shadows, Wanted, train_shadows
-from carbide.privacy.trials import RECORDS, TARGETS, pool_of, rows_apart, two_sides
+from carbide.privacy.trials import RECORDS, TARGETS, pool_of, rows_apart, two_sides, unknown_rows
 from carbide.registry import Method
 from carbide.run import remember, spread
 from carbide.stats.intervals import Interval
@@ -267,6 +267,10 @@ def _judge(court: _Court, name: str, method: Method, guesses: _Guesses, control:
     broken = not control.low <= 0 <= control.high
     found, skipped = [], []
     for metric in (LEAK, GAIN, RIGHT, SURE, *(() if alone else (OWN,))):
+        unknown = unknown_rows(court.case) if metric == OWN else None
+        if unknown is not None:
+            skipped.append(court.skip(name, f"no {OWN} is claimed: {unknown}", "not applicable"))
+            continue
         if broken and metric == (LEAK if alone else OWN):
             skipped.append(court.skip(name, f"no {metric} is claimed: a guess without the model is right {control.value:+.3f} oftener about train rows "
                                       "than about test rows, so the rows differ in other ways, as after a cut by time", "not applicable"))  # fmt: skip

@@ -22,7 +22,7 @@ from carbide.privacy import attributes, claims, reconstructions, singling
 from carbide.privacy._pictures import at_risk, group_figure, risk_figure, roc_figure
 from carbide.privacy._reading import apart, by_group, groups_of
 from carbide.privacy.statement import beyond_promise, privacy_of, stated_by
-from carbide.privacy.trials import Game, Trial, play, set_up
+from carbide.privacy.trials import Game, Trial, play, set_up, unknown_rows
 from carbide.registry import Method
 from carbide.stats.intervals import Interval
 from carbide.stats.roc import LEAST, auc, enough, roc_intervals, tpr_at_fpr
@@ -39,6 +39,7 @@ from carbide.types import (
     Section,
     SinglingOut,
     Skip,
+    Symptom,
     Threat,
     UnsoundError,
     rng_for,
@@ -95,6 +96,9 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
         UnsoundError: if an attack beats the bound of the differential privacy that the recipe states, or refutes a claimed epsilon.
     """
     other = _OTHERS.get(type(threat))
+    unknown = unknown_rows(case)
+    if unknown is not None and (isinstance(threat, Reconstruction | SinglingOut) or (case.recipe is None and not isinstance(threat, PrivacyClaim))):
+        return _refused(threat, methods, unknown)
     if other is not None:
         return other.audit(case, threat, methods)
     court = _Court(case=case, threat=threat, game=set_up(case, methods, folds=getattr(threat, "folds", 2)))
@@ -116,6 +120,14 @@ def audit(case: Case, threat: Threat, methods: Mapping[str, Method]) -> Section:
         findings += [*made, control]
         skipped += refused
     return _section(court, findings, trials, skipped)
+
+
+def _refused(threat: Threat, methods: Mapping[str, Method], reason: str) -> Section:
+    """A section without numbers: why no method could run, in the report's list and as a warning."""
+    value, mend = reason.split("; ", 1)
+    skipped = tuple(Skip(method=name, threat=threat.words(), reason=reason) for name in methods)
+    return Section(threat=threat.words(), room="privacy", skipped=skipped, noun=threat,
+                   examination=(Symptom(name="training rows", value=value, done="refused", mend=mend),))  # fmt: skip
 
 
 def verify(section: Section, model: Model | None, case: Case | None, threat: Threat | None) -> list[tuple[str, float, float]]:
@@ -165,6 +177,9 @@ def _judge(court: _Court, name: str, method: Method, trial: Trial) -> tuple[list
     found.append(court.finding(name, method, AUC, auc(trial.scores, trial.members), intervals.auc, note="" if rates else note))
     if rates and court.game.shadows is not None:
         found.append(_set_apart(court, name, method, trial))
+    unknown = unknown_rows(court.case)
+    if unknown is not None:
+        return found, [*refused, court.skip(name, f"no {OWN} is claimed: {unknown}", "not applicable")]
     if trial.own is not None and 0 < court.game.inside.sum() < len(court.game.inside):
         control, problem = _disjoint(court, name, method, trial)
         if control is not None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from carbide.privacy._sections import evidence_of, headed, named, tried
 from carbide.privacy.rebuilt import Rebuilt, distances, nearer_share, spread_of
-from carbide.privacy.trials import pool_of, rows_apart
+from carbide.privacy.trials import pool_of, rows_apart, rows_seen
 from carbide.registry import Method
 from carbide.run import remember, track
 from carbide.stats.intervals import Interval, clopper_pearson
@@ -66,7 +66,7 @@ def verify(section: Section, threat: Reconstruction) -> list[tuple[str, float, f
 
 def _missing(case: Case, threat: Reconstruction, name: str, method: Method) -> tuple[dict[str, Array], Figure]:
     """Each of up to 100 training rows is the missing one once; distances of what was rebuilt to it, to a row never trained on, and of their nearest."""
-    train, test = case.data.train, case.data.test
+    train, test = rows_seen(case), case.data.test.take(~case.data.saw("test"))
     rng = rng_for(case.seed, "privacy", "reconstruction", "targets")
     chosen = rng.permutation(len(train))[:TARGETS]
     if len(train) < 2 * LEAST or not len(test):
@@ -74,7 +74,7 @@ def _missing(case: Case, threat: Reconstruction, name: str, method: Method) -> t
     others = rng.integers(len(test), size=len(chosen))
     unit = spread_of(train.x)
     rebuilt = remember(f"reconstruction {name}", (case.model, train.x, train.y, method, threat, case.seed),
-                       lambda: _rebuild_each(case, threat, name, method, chosen))  # fmt: skip
+                       lambda: _rebuild_each(case, train, threat, name, method, chosen))  # fmt: skip
     keys = ("distance", "nearest", "other_distance", "other_nearest")
     table = {key: np.zeros(len(chosen)) for key in keys}
     twins = np.zeros(len(chosen), np.int64)
@@ -95,8 +95,8 @@ def _missing(case: Case, threat: Reconstruction, name: str, method: Method) -> t
     return seen, _missing_figure(train, chosen, twins, seen)
 
 
-def _rebuild_each(case: Case, threat: Reconstruction, name: str, method: Method, chosen: Array) -> dict[str, Array]:
-    train, made = case.data.train, []
+def _rebuild_each(case: Case, train: Dataset, threat: Reconstruction, name: str, method: Method, chosen: Array) -> dict[str, Array]:
+    made = []
     for row in track(chosen.tolist(), label=f"{name}, missing rows"):
         known = train.take(np.delete(np.arange(len(train)), row))
         made.append(
@@ -175,7 +175,7 @@ def _class_figure(pool: Dataset, apart: Dataset, trained: Array, rebuilt: Mappin
     rows = (("rebuilt", rebuilt["x"][first]), ("nearest trained on", np.stack(near)), ("mean of others", np.stack(means)))
     series = tuple(Series(name=name, x=np.array([labels[k] for k in range(len(first))]), y=_pictures(images, pool.space)) for name, images in rows)
     return Figure(kind="gallery", title="What the model shows of its classes", x_label="", y_label="", series=series,
-                  note="Inputs that the model is surest of, the nearest training image of the class, and the mean of images that it never saw.")  # fmt: skip
+                  note="Inputs that the model is surest of, the nearest training image of the class, and the mean of images set apart.")  # fmt: skip
 
 
 # Numbers -----------------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def _findings(case: Case, threat: Reconstruction, name: str, method: Method, see
         middle = _percentiles(np.median(ratio[rng.integers(n, size=(DRAWS, n))], axis=1))
         found = [finding(SHARE, clopper_pearson(hits[0], n), n, note=f"{n} training rows, each the missing one once; rebuilt = with its label, nearer than any known row{_named(seen)}"),
                  finding(FAR, middle, n, good=1, note="median; below 1 is nearer than any known row"),
-                 finding(FALSE, clopper_pearson(hits[1], n), n, good=0, note=f"the same rows against test rows in their place: one in {len(case.data.train):,} by chance")]  # fmt: skip
+                 finding(FALSE, clopper_pearson(hits[1], n), n, good=0, note=f"the same rows against test rows in their place: one in {len(rows_seen(case)):,} by chance")]  # fmt: skip
         return found, []
     return _class_findings(finding, name, threat, seen, rng)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from carbide.privacy._sections import evidence_of, headed, named, tried
 from carbide.privacy.predicates import Predicates
-from carbide.privacy.trials import pool_of, rows_apart
+from carbide.privacy.trials import pool_of, rows_seen, rows_unseen
 from carbide.registry import Method
 from carbide.run import remember
 from carbide.stats.intervals import Interval, clopper_pearson, difference
@@ -69,13 +69,13 @@ def _sides(case: Case) -> tuple[Dataset, Dataset, Dataset]:
     pool, trained, _ = pool_of(case)
     if len(pool.space.shape) != 1:
         raise InputError(f"predicates are over the features of a table, but inputs have the shape {pool.space.shape}; give a model of a table")
-    fresh = rows_apart(case, pool)
+    fresh, train = rows_unseen(case, pool), rows_seen(case)
     test = pool.take(~trained)
     if not len(fresh):  # defences are chosen on validation rows alone, which stand in for test rows then: half of them are the attacker's
         fresh, test = _halves(case, test)
-        return _enough(fresh, case.data.train, test)
+        return _enough(fresh, train, test)
     known, rest = _halves(case, fresh)
-    return _enough(known, case.data.train, test.joined(rest))
+    return _enough(known, train, test.joined(rest))
 
 
 def _halves(case: Case, rows: Dataset) -> tuple[Dataset, Dataset]:

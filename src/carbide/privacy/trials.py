@@ -20,6 +20,8 @@ from carbide.run import remember, track
 from carbide.types import Array, Case, Dataset, InputError, Model, decide, rng_for
 
 TARGETS = 16  # models trained when no method asks for a number
+UNKNOWN = ("which rows the given model was trained on is unknown, because Carbide itself cut the data; give the rows it saw as train and others as test "
+           "(two files under data:, in Python Splits or {'train': (x, y), 'test': (x, y)}), or give a recipe in place of the model")  # fmt: skip
 RECORDS = 5000  # records that are asked about; more would only narrow the intervals
 
 
@@ -122,15 +124,37 @@ def _wanted(methods: Mapping[str, Method], case: Case, pool: Dataset) -> Wanted:
     probes = {repr(method): method for method in methods.values() if isinstance(method, Prober)}
     if not any(getattr(method, "apart", False) for method in methods.values()):
         return Wanted(probes=probes)
-    return Wanted(probes=probes, apart=rows_apart(case, pool))
+    return Wanted(probes=probes, apart=rows_unseen(case, pool))
 
 
 def rows_apart(case: Case, pool: Dataset) -> Dataset:
-    """The validation rows that are not in the pool: no model of a game was trained on them."""
+    """The validation rows that are not in the pool. A model that is given may have been trained on them, the shadow models are not."""
+    return _beside(case.data.validation, pool)
+
+
+def rows_unseen(case: Case, pool: Dataset) -> Dataset:
+    """The validation rows that are not in the pool and that no model of a game was trained on, the given one included."""
+    return _beside(case.data.validation.take(~case.data.saw("validation")), pool)
+
+
+def rows_seen(case: Case) -> Dataset:
+    """All rows that the model was trained on: train, and what it saw of the other parts."""
+    data, rows = case.data, case.data.train
+    for part in (data.validation.take(data.saw("validation")), data.test.take(data.saw("test"))):
+        rows = rows.joined(_beside(part, rows)) if len(part) else rows
+    return rows
+
+
+def _beside(rows: Dataset, pool: Dataset) -> Dataset:
+    """The rows that are not in the pool."""
     held = {_bytes(row, label) for row, label in zip(np.ascontiguousarray(pool.x), pool.y, strict=True)}
-    rows = case.data.validation
     fresh = [_bytes(row, label) not in held for row, label in zip(np.ascontiguousarray(rows.x), rows.y, strict=True)]
     return rows.take(np.array(fresh, bool))
+
+
+def unknown_rows(case: Case) -> str | None:
+    """Why nobody can say which rows the model was trained on, and what to do; None = it is known."""
+    return UNKNOWN if case.data.seen is None else None
 
 
 def _bytes(row: Array, label: int) -> bytes:
@@ -181,8 +205,12 @@ def _more(game: Game) -> tuple[Any, ...]:
 
 
 def pool_of(case: Case) -> tuple[Dataset, Array, int]:
-    """The distinct train and test rows, which of them the given model was trained on (a row in both parts was), and how many are in both."""
+    """The distinct train and test rows, which of them the given model was trained on (a row in both parts was), and how many are in both.
+
+    A test row that repeats one that was named as train is in both, though the cut has left it in test alone.
+    """
     train = case.data.train
+    seen = np.concatenate([np.ones(len(train), bool), case.data.saw("test")])
     both = train.joined(case.data.test)
     first: dict[bytes, int] = {}
     twice: set[bytes] = set()
@@ -191,7 +219,7 @@ def pool_of(case: Case) -> tuple[Dataset, Array, int]:
         if first.setdefault(said, i) < len(train) <= i:
             twice.add(said)
     keep = np.fromiter(first.values(), np.int64, len(first))
-    return both.take(keep), keep < len(train), len(twice)
+    return both.take(keep), seen[keep], len(twice) + int((seen[keep] & (keep >= len(train))).sum())
 
 
 def _against_all(name: str, method: Method, case: Case, records: Dataset, shadows: Shadows, word: str) -> Array:

@@ -50,8 +50,11 @@ class QuantileRegression(Method):
 
     def refuses(self, case: Case, threat: Threat) -> str | None:
         """There must be enough validation rows to regress on."""
-        n = len(case.data.validation)
-        return f"quantiles are regressed from at least {LEAST} validation rows, and there are {n}" if n < LEAST else None
+        n, seen = len(case.data.validation), int(case.data.saw("validation").sum())
+        if n - seen >= LEAST:
+            return None
+        saw = f", on {seen} of which the given model was trained; give validation rows of their own" if seen else ""
+        return f"quantiles are regressed from at least {LEAST} validation rows that no model was trained on, and there are {n}{saw}"
 
     def __call__(self, model: Model, dataset: Dataset, rng: Rng, shadows: Shadows | None) -> Array:
         """Scores ``(n,)``, higher = member.
