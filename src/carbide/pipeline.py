@@ -21,6 +21,7 @@ import carbide
 from carbide._audit import Ask, audit_case
 from carbide._harden import Budget, Hardened, fit, harden_case
 from carbide._prove import brackets_of, prove_case
+from carbide.data.telling import telling_features
 from carbide.models.latency import latency
 from carbide.models.operating import calibrated
 from carbide.registry import ROOMS
@@ -248,7 +249,10 @@ def _results(job: Job, phases: Sequence[Phase], hardened: Hardened | None, timin
     parts = {"train": len(job.data.train), "validation": len(job.data.validation), "test": len(job.data.test)}
     data = DataFacts(name=job.data.test.name, rows=parts, classes=job.data.test.class_names, features=int(np.prod(job.data.test.space.shape)), notes=job.notes,
                      positives=job.positives)  # fmt: skip
-    warnings = [*_symptoms(phases), *_worse(phases)]
+    warnings = [
+        f"column {name!r} tells the label of every row; leave it out if it is the label under another name" for name in telling_features(job.data)
+    ]
+    warnings += [*_symptoms(phases), *_worse(phases)]
     if hardened is not None:
         if not hardened.changed:
             warnings.append(f"no defence within an accuracy loss of {job.budget.accuracy_loss:.1%} was safer than the plain model; allow more loss or other "

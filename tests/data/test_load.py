@@ -65,7 +65,7 @@ def test_a_csv_gives_names_kinds_and_disjoint_stratified_parts(tmp_path):
 def test_a_name_that_stands_twice_in_a_header_is_refused(tmp_path, header):
     path = tmp_path / "rows.csv"
     path.write_text("\n".join([header, *(f"{i % 7},{i % 2},{i % 2}" for i in range(60))]))
-    with pytest.raises(InputError, match="two columns named '[ay]'; give each column its own name"):
+    with pytest.raises(InputError, match=r"two columns named '[ay]'; give each column its own name"):
         load_data(str(path), label="y")
     assert load_data(str(path), label="z", names=["p", "q", "z"]).splits.train.space.names == ("p", "q")
 
