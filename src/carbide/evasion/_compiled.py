@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
+from carbide._numba import njit
 
 WRAPPERLESS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 inner: Any = njit(cache=True, nogil=True, **WRAPPERLESS)
@@ -19,10 +19,10 @@ def _uncounted() -> Any:
     """numba's decorator without counted references or, where a numba does not know that, with them: slower, and the same otherwise."""
     options: dict[str, Any] = {"cache": True, **WRAPPERLESS}
     try:
-        njit(**options, _nrt=False)(lambda: None)  # type: ignore[call-overload]
+        njit(**options, _nrt=False)(lambda: None)
     except KeyError:
         return njit(**options)
-    return njit(**options, _nrt=False)  # type: ignore[call-overload]
+    return njit(**options, _nrt=False)
 
 
 uncounted: Any = _uncounted()

@@ -17,8 +17,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from carbide._numba import njit
 from carbide.types import Array
 
 ROUNDS = 10

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 
+from carbide._numba import njit
 from carbide.privacy.logistic import PrivateLogisticRecipe
 from carbide.run import cores
 from carbide.types import Array, Dataset, InputError, Rng
@@ -52,7 +52,7 @@ def train_stack(recipe: PrivateLogisticRecipe, pool: Dataset, parts: Sequence[Ar
     return out
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _rows(columns, part, centre, centred, constant):  # type: ignore[no-untyped-def]
     """The rows ``(d + 1, n)`` of a training, feature by feature; noise in ``centre`` ``(d,)`` becomes the noisy mean."""
     d, n = len(columns), len(part)
@@ -75,7 +75,7 @@ def _rows(columns, part, centre, centred, constant):  # type: ignore[no-untyped-
     return rows
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _descend(rows, y, noise, clip, sigma, rate, first):  # type: ignore[no-untyped-def]
     """The mean ``(d,)`` of the last iterates, with rows ``(d, n)`` feature by feature, so that the loops over rows are vectors."""
     d, n = rows.shape

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from carbide._numba import njit
 from carbide.evasion._compiled import uncounted
 from carbide.evasion._tree_search.cells import cell_of
 from carbide.evasion._tree_search.dual import lift, restart

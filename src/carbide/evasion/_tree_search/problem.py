@@ -13,8 +13,8 @@ import weakref
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numba import njit
 
+from carbide._numba import njit
 from carbide.evasion._tree_search.cells import last_below, last_under
 from carbide.evasion._tree_search.layout import Axes, Ties
 from carbide.evasion._tree_search.ties import LARGEST, make_ties

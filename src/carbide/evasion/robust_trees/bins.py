@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
+from carbide._numba import njit
 from carbide.types import Array
 
 MISSING = 255  # the bin of values that are missing

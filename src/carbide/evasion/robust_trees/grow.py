@@ -14,8 +14,8 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from carbide._numba import njit
 from carbide.evasion._compiled import inner
 from carbide.evasion._threads import Threads
 from carbide.evasion.robust_trees.attackers import Reach

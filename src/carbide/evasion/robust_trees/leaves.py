@@ -8,8 +8,8 @@ taken for as long as they lower the loss itself, else halved.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from carbide._numba import njit
 from carbide.evasion._compiled import inner
 
 HALVINGS = 4

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from carbide._numba import njit
 from carbide.evasion._compiled import inner
 
 NEWTON, GINI = 0, 1

@@ -8,8 +8,8 @@ row counts on the side where it would be worst off, and on both only where the t
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from carbide._numba import njit
 from carbide.evasion.robust_trees.attackers import Reach
 from carbide.evasion.robust_trees.grow import Tree
 from carbide.evasion.robust_trees.leaves import refined

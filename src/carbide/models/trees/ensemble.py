@@ -18,9 +18,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from scipy.special import expit
 
+from carbide._numba import njit
 from carbide.types import Array, InputError, digest
 
 LINKS = ("identity", "sigmoid", "softmax", "mean")
