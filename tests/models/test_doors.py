@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from carbide.models import load_model, wrap
+from carbide.models._xgboost_file import read_document
 from carbide.models.nets import small_cnn, small_mlp
 from carbide.models.skops_file import dump_skops
 from carbide.types import Access, Dataset, InputError, Model, Space
@@ -74,6 +76,26 @@ def test_xgboost_files(suffix: str, tmp_path: Path, data: Dataset) -> None:
     for source in (path, str(path), {"xgboost": str(path)}, {"xgboost": {"file": path}}):
         assert np.array_equal(load_model(source, space=data.space, classes=2).predict(data.x), expected)
     assert np.array_equal(load_model({"xgboost": path.name}, space=data.space, classes=2, base=tmp_path).predict(data.x), expected)
+
+
+@pytest.mark.parametrize("suffix", ["json", "ubj"])
+def test_a_split_at_no_number_is_damage(suffix: str, tmp_path: Path, data: Dataset) -> None:
+    path = tmp_path / f"m.{suffix}"
+    fitted("xgboost").save_model(path)
+    blob = path.read_bytes()
+    tree = read_document(blob, "it")["learner"]["gradient_booster"]["model"]["trees"][0]
+    value = float(np.asarray(tree["split_conditions"])[0])
+    if suffix == "json":
+        text = str(json.loads(blob)["learner"]["gradient_booster"]["model"]["trees"][0]["split_conditions"][0])
+        start = blob.index(b'"split_conditions":[') + len(b'"split_conditions":[')
+        end = min(blob.index(b",", start), blob.index(b"]", start))
+        assert float(blob[start:end]) == pytest.approx(float(text))
+        path.write_bytes(blob[:start] + b"NaN" + blob[end:])
+    else:
+        start = blob.index(np.array(value, ">f4").tobytes(), blob.index(b"split_conditions"))
+        path.write_bytes(blob[:start] + np.array(np.nan, ">f4").tobytes() + blob[start + 4 :])
+    with pytest.raises(InputError, match=r"damaged.*a split has no number as its threshold"):
+        load_model({"xgboost": str(path)}, space=data.space, classes=2)
 
 
 def test_early_stopping_is_kept(tmp_path: Path, data: Dataset) -> None:

@@ -209,10 +209,13 @@ def _check_one(tree: Any, features: int, name: str) -> None:
     inner = np.flatnonzero(internal)
     if (above[left[inner]] != inner).any() or (above[right[inner]] != inner).any():
         raise damaged(name, "a node's parent is another one than the node it is a child of")
-    _check_categories(tree, nodes, name)
+    numeric = internal & ~_check_categories(tree, nodes, name)
+    if np.isnan(parts["split_conditions"].astype(np.float64)[numeric]).any():
+        raise damaged(name, "a split has no number as its threshold")
 
 
-def _check_categories(tree: Any, nodes: int, name: str) -> None:
+def _check_categories(tree: Any, nodes: int, name: str) -> np.ndarray:
+    """Which nodes ``(nodes,)`` split by categories."""
     kinds = np.asarray(tree.get("split_type", np.zeros(nodes)))
     if kinds.shape != (nodes,) or not np.isin(kinds, (0, 1)).all():
         raise damaged(name, "its split types are no list of 0 and 1")
@@ -223,3 +226,4 @@ def _check_categories(tree: Any, nodes: int, name: str) -> None:
         raise damaged(name, "its categories do not fit its nodes")
     if len(values) and (values.min() < 0 or values.max() >= CATEGORIES):
         raise damaged(name, f"a category is {int(values.max())}")
+    return kinds == 1
