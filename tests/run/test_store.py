@@ -76,6 +76,17 @@ def test_a_step_is_computed_once_and_found_by_its_inputs(tmp_path):
     assert [line["step"] for line in store.timings()] == ["one", "one"]
 
 
+def test_lines_of_the_log_that_a_kill_tore_are_dropped(tmp_path):
+    store = Store(tmp_path)
+    store.step("one", 1, lambda: 1)
+    whole = (tmp_path / "steps.jsonl").read_bytes()
+    for tail in (b'{"step": "tw', b'{"step": "t\xff\xfe\x00', b"\xc3", b"3}", b"[1]"):
+        (tmp_path / "steps.jsonl").write_bytes(whole + tail)
+        assert [line["step"] for line in Store(tmp_path).timings()] == ["one"]
+        (tmp_path / "steps.jsonl").write_bytes(whole + tail + whole + whole)
+        assert [line["step"] for line in Store(tmp_path).timings()] == ["one", "one"], "and the next run's first line, which stands behind it"
+
+
 def test_another_version_computes_again(tmp_path):
     assert Store(tmp_path, version="1").step("s", 0, lambda: 1) == 1
     assert Store(tmp_path, version="2").step("s", 0, lambda: 2) == 2

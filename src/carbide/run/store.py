@@ -72,8 +72,13 @@ class Store:
             return list(self._log)
         if not (self.folder / "steps.jsonl").exists():
             return []
-        lines = (self.folder / "steps.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        found = []
+        for line in (self.folder / "steps.jsonl").read_bytes().split(b"\n"):
+            with contextlib.suppress(ValueError):  # a line that a kill or a full disk tore
+                entry = json.loads(line)
+                if isinstance(entry, dict) and {"step", "file", "seconds"} <= entry.keys():
+                    found.append(entry)
+        return found
 
     def touched(self, name: str) -> list[str]:
         """The files of the steps of this name that were asked for in this process, in order."""
