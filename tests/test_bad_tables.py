@@ -26,11 +26,11 @@ def rows(n=120, *, country=("DE", "FR"), bad=None):
     return "\n".join(["amount,limit,country,bad", *lines])
 
 
-def world(folder, *, space=None, prices=PRICES, data=None, **plan):
+def world(folder, *, space=None, prices=PRICES, data=None, more=None, **plan):
     (folder / "rows.csv").write_text(rows() if data is None else data)
     (folder / "space.json").write_text(json.dumps({"features": FEATURES} | (space or {})))
     (folder / "prices.json").write_text(json.dumps(prices))
-    whole = {"data": {"source": "rows.csv", "label": "bad", "space": "space.json"}, "recipe": {"estimator": "random_forest", "params": {"n_estimators": 5}},
+    whole = {"data": {"source": "rows.csv", "label": "bad", "space": "space.json"} | (more or {}), "recipe": {"estimator": "random_forest", "params": {"n_estimators": 5}},
              "threats": [{"evasion": {"money": 5, "prices": "prices.json", "harden": []}}]} | plan  # fmt: skip
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump({k: v for k, v in whole.items() if v is not None}))
@@ -49,6 +49,12 @@ def other_features(folder):
     model = XGBClassifier(n_estimators=2, n_jobs=1).fit(np.random.default_rng(0).normal(size=(40, 5)), [0, 1] * 20)
     model.get_booster().save_model(folder / "m.json")
     return {"model": {"xgboost": "m.json"}}
+
+
+def large(folder, amount):
+    others = [f"{i + 0.25},{i + 0.75},DE,{i % 2}" for i in range(40)]
+    (folder / "test.csv").write_text("\n".join(["amount,limit,country,bad", f"{amount},50,DE,1", *others]))
+    return {"space": {"features": [{"name": "amount"}, *FEATURES[1:]]}, "more": {"test": "test.csv"}}
 
 
 def pickled(folder):
@@ -76,6 +82,9 @@ WRONG = {
     "a model with other features": (other_features, "5"),
     "a pickle": (pickled, "m.pkl"),
     "a category that the space does not list": (lambda f: {"data": rows(country=("DE", "FR", "IT"))}, "'IT'"),
+    "a number too large for trees": (lambda f: large(f, "1e308"), "amount = 1e+308, too large for RandomForestClassifier"),
+    "a number hardly too large for trees": (lambda f: large(f, "-3.5e38"), "amount = -3.5e+38, too large for RandomForestClassifier"),
+    "a price table of nothing": (lambda f: {"prices": {"prices": {}}}, "prices no change"),
     "all rows of one class": (lambda f: {"data": rows(bad=0)}, "holds one value only"),
     "all rows frauds": (lambda f: {"data": rows(bad=1)}, "holds one value only"),
 }  # fmt: skip

@@ -85,16 +85,30 @@ class EstimatorModel(Readable):
         """Probabilities ``(n, k)`` float64."""
         if len(x) == 0:
             return np.zeros((0, self.classes))
+        flat, columns = x.reshape(len(x), -1), self.columns
+        try:
+            with np.errstate(over="ignore"):  # what does not fit single precision is said below
+                return self._answers(flat, columns)
+        except ValueError as error:
+            with np.errstate(over="ignore"):
+                large = np.isinf(flat.astype(np.float32)) & np.isfinite(flat)
+            if not large.any():
+                raise
+            f = int(large.any(0).argmax())
+            name, value = self.space.name(f), flat[large[:, f], f][0]
+            raise InputError(f"a row has {name} = {value:g}, too large for {type(self.estimator).__name__}, which counts in single precision; "
+                             "correct that row or give the column in a larger unit") from error  # fmt: skip
+
+    def _answers(self, flat: Array, columns: Array) -> Array:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="X does not have valid feature names")  # the door compared the names
-            flat, columns = x.reshape(len(x), -1), self.columns
             if self.labels_only:
                 places = dict(zip(np.asarray(self.estimator.classes_).tolist(), columns.tolist(), strict=True))
                 return np.eye(self.classes)[[places[label] for label in self.estimator.predict(flat).tolist()]]
             raw = np.asarray(self.estimator.predict_proba(flat), np.float64)
         if raw.shape[1] == self.classes and (columns == np.arange(self.classes)).all():
             return raw
-        out = np.zeros((len(x), self.classes))
+        out = np.zeros((len(flat), self.classes))
         out[:, columns] = raw
         return out
 
