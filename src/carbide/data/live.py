@@ -88,9 +88,15 @@ def row_ids(x: Array) -> Array:
 
 def _numbers(x: Any) -> Array:
     try:
+        if np.ma.is_masked(x):
+            raise InputError("x has masked values, whose mask would be lost; fill or drop them first")
         rows = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+        if rows.dtype.kind == "c":
+            raise InputError(f"x holds complex numbers ({rows.dtype}); give their parts as features of their own")
         rows = rows.astype(np.float32 if rows.dtype == np.float32 else np.float64)
     except (ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"x holds what is no number ({error}); turn text columns into numbers first") from error
     if rows.ndim == 0 or len(rows) == 0:
         raise InputError("x holds no rows; give at least a few")
@@ -100,6 +106,8 @@ def _numbers(x: Any) -> Array:
 
 
 def _labels(y: Any, n: int) -> Array:
+    if np.ma.is_masked(y):
+        raise InputError("y has masked values, whose mask would be lost; drop these rows first")
     labels = np.asarray(y.detach().cpu() if hasattr(y, "detach") else y)
     if labels.shape != (n,):
         raise InputError(f"y has shape {labels.shape}, but x has {n} rows; give one label a row")
