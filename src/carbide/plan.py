@@ -83,13 +83,15 @@ class DataPlan(_Strict):
     test: str | None = Field(None, description="file of the test rows")
     label: str | int | None = Field(None, description="label column")
     positive: Any = Field(None, description="label value (or values) that count as class 1")
-    group: str | None = Field(None, description="column whose groups never straddle a split, e.g. a patient's number")
+    group: str | None = Field(
+        None, description="column whose groups never straddle a split, e.g. a patient's number; beside time, a group's later rows are left out"
+    )
     time: str | None = Field(None, description="column by which rows are cut into past and future")
     space: str | None = Field(None, description="space file; inferred when left out")
     drop: list[str] = Field(default_factory=list, description="columns to leave out")
     missing: list[str] = Field(default_factory=list, description="cell texts that stand for missing")
     fill: str | float | None = Field(None, description="what missing numbers become: median, a number, or keep")
-    rows: int | None = Field(None, gt=0, description="use at most so many rows, drawn by the seed")
+    rows: int | None = Field(None, gt=0, strict=True, description="use at most so many rows, drawn by the seed")
     split: tuple[float, float, float] = Field((0.6, 0.2, 0.2), description="shares of train, validation and test")
     positives: str = Field("", description="what rows of class 1 are called, in the plural, e.g. frauds; used in the report's words")
     options: dict[str, Any] = Field(default_factory=dict, description="further options of the reader")
@@ -117,14 +119,16 @@ class Plan(_Strict):
     recipe: dict[str, Any] | None = Field(None, description="how the model is trained; needed to harden, to poison and for shadow models")
     threats: list[dict[str, Any]] = Field(default_factory=list)
     properties: list[dict[str, Any]] = Field(default_factory=list, description="what a tree model must do on every row")
-    attack_rows: int = Field(1000, gt=0, description="test rows that evasion attacks and certificates decide, at most; drawn by the seed")
+    attack_rows: int = Field(
+        1000, gt=0, strict=True, description="test rows that evasion attacks and certificates decide, at most; drawn by the seed"
+    )
     operating_point: OperatingPlan | None = None
     harden: HardenPlan | None = None
     gate: dict[str, str | bool | list[str]] = Field(
         default_factory=dict,
         description="rules such as robust_recall: '>= 0.7'; strict: true compares interval ends; properties: all (or names) asks that they are proven",
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, strict=True)
 
     @field_validator("data", mode="before")
     @classmethod
@@ -179,6 +183,8 @@ def _validate(raw: dict[Any, Any], name: str) -> Plan:
         raise InputError(f"{name}: {where}{value}: {first['msg'].lower()}; see: carbide schema plan") from error
     if not plan.threats and not plan.properties:
         raise InputError(f"{name}: threats is empty; name at least one, e.g. threats: [{{membership: {{}}}}], or properties to prove")
+    if plan.data.source and plan.data.train:
+        raise InputError(f"{name}: data names source {plan.data.source!r} and train {plan.data.train!r}, which say the same; keep one of them")
     for entry in plan.threats:
         _, own, _ = split_threat(entry)
         if "attribute" in entry and plan.data.label is not None and own.get("feature") == plan.data.label:
@@ -290,6 +296,8 @@ def number(value: Any, name: str) -> float:
         InputError: if it is neither.
     """
     try:
+        if isinstance(value, bool):
+            raise TypeError("yes and no are no numbers")
         return float(Fraction(value)) if isinstance(value, str) else float(value)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
         raise InputError(f"{name} is {value!r}; give a number or a fraction like 8/255") from error
@@ -365,11 +373,17 @@ def _poisoning(own: dict[str, Any], space: Space, base: Path, prices: PriceTable
     if ("flips" in own) == ("backdoor" in own):
         raise InputError("poisoning needs either flips or backdoor, e.g. poisoning: {flips: 0.01} or poisoning: {backdoor: 0.01, target: 0}")
     if "flips" in own:
+        other = next((key for key in own if key != "flips"), None)
+        if other is not None:
+            raise InputError(f"poisoning names flips and {other}, which is of a backdoor; leave it out, or give backdoor: in place of flips:")
         return Flips(fraction=number(own["flips"], "flips"))
-    extra: dict[str, Any] = {k: int(own[k]) for k in ("target", "features") if k in own}
+    extra: dict[str, Any] = {key: own[key] for key in ("target", "features") if key in own}
     if "area" in own:
         extra["area"] = number(own["area"], "area")
-    return Backdoor(fraction=number(own["backdoor"], "backdoor"), **extra)
+    threat = Backdoor(fraction=number(own["backdoor"], "backdoor"), **extra)
+    if "features" in own and threat.features > math.prod(space.shape):
+        raise InputError(f"features is {threat.features}, but a row has {math.prod(space.shape)}; give at most so many")
+    return threat
 
 
 def _privacy(own: dict[str, Any], space: Space, base: Path, prices: PriceTable | None) -> Threat:

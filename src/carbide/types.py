@@ -446,8 +446,8 @@ class FeatureBudget(Threat):
     prices: PriceTable
 
     def __post_init__(self) -> None:
-        if not self.money >= 0:
-            raise InputError(f"money is {self.money}; give a budget >= 0")
+        if not (math.isfinite(self.money) and self.money >= 0):
+            raise InputError(f"money is {self.money}; give a finite budget >= 0")
 
     def words(self) -> str:
         return f"feature changes worth at most {self.prices.currency}{self.money:g} a row"
@@ -487,6 +487,10 @@ class Backdoor(Threat):
             raise InputError(f"backdoor fraction is {self.fraction}; give a share of the training rows in (0, 1]")
         if not 0 < self.area <= 1:
             raise InputError(f"backdoor area is {self.area}; give a share of the image in (0, 1]")
+        if type(self.target) is not int or self.target < 0:
+            raise InputError(f"backdoor target is {self.target!r}; give the number of a class, from 0")
+        if type(self.features) is not int or self.features < 1:
+            raise InputError(f"backdoor features is {self.features!r}; give how many a trigger may set, a whole number >= 1")
 
     def words(self) -> str:
         return f"a backdoor to class {self.target} in {self.fraction:.2%} of the training rows"
@@ -602,6 +606,9 @@ class SinglingOut(Threat):
         return "singling out training rows" + ("" if self.weight == 1 else f" by predicates of weight up to {self.weight:g} of 1 in n")
 
 
+MOST_QUERIES = 10**9
+
+
 @dataclass(frozen=True, kw_only=True)
 class Queries(Threat):
     """An attacker who copies the model with at most ``n`` queries that are answered with ``answers``.
@@ -614,8 +621,8 @@ class Queries(Threat):
     answers: str = "probabilities"
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise InputError(f"queries is {self.n}; give a whole number >= 1")
+        if not 1 <= self.n <= MOST_QUERIES:
+            raise InputError(f"queries is {self.n}; give a whole number from 1 to {MOST_QUERIES:,}")
         if self.answers not in ("logits", "probabilities", "labels"):
             raise InputError(f"answers is {self.answers!r}; choose logits, probabilities or labels")
 

@@ -56,7 +56,14 @@ def load_prices(source: str | Path | Mapping[str, Any], space: Space) -> PriceTa
     table = PriceTable(prices=prices, currency=currency, gain=None if gain is None else _known(gain, space), follows=follows,
                        groups=_groups(given.get("group_prices", []), space))  # fmt: skip
     check_prices(table, space)
+    if not table.groups and not any(_changes(price) for price in prices.values()):
+        raise InputError("the price table prices no change, so nobody could make one; give at least one feature a price up or down")
     return table
+
+
+def _changes(price: Price) -> bool:
+    """Whether some change has a price."""
+    return math.isfinite(min(price.up, price.down, price.hide, price.fill)) or bool(price.up_steps or price.down_steps) or price.matrix is not None
 
 
 def _known(name: Any, space: Space) -> str:
