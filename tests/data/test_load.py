@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import struct
 import zipfile
 
@@ -369,6 +370,30 @@ def test_files_that_are_not_what_they_say(tmp_path):
         refused(match, tmp_path / name)
     refused("no zip file", f"{csv}::inner.csv", label="fraud")
     refused("UTF-8|Python does not know", csv, label="fraud", encoding="nonsense")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("separator", 5),
+        ("separator", ""),
+        ("separator", ";;"),
+        ("names", 5),
+        ("names", "abc"),
+        ("names", [1.5]),
+        ("header", "foo"),
+        ("header", 0),
+        ("encoding", 5),
+    ],
+)
+def test_options_of_the_reader_are_named_with_their_values(tmp_path, option, value):
+    refused(re.escape(f"{option} is {value!r}; give"), written(tmp_path, table()), label="fraud", **{option: value})
+
+
+def test_a_role_that_the_label_has_is_refused(tmp_path):
+    path = written(tmp_path, table())
+    for role in ("group", "time"):
+        refused(f"{role} is 'fraud', which is the label column", path, label="fraud", **{role: "fraud"})
 
 
 def test_columns_that_are_missing_or_cannot_be_used(tmp_path):

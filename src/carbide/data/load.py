@@ -79,7 +79,7 @@ def load_data(source: str | Path, *, label: str | int | None = None, test: str |
     known = None if space is None else space if isinstance(space, Space) else load_space(space)
     if kind == "table":
         meaning = {"label": label, "positive": positive, "group": group, "time": time, "source": source_column, "drop": _listed(drop),
-                   "categorical": _listed(reader.pop("categorical", ())), "fill": fill_rule(fill)}  # fmt: skip
+                   "categorical": _listed(reader.pop("categorical", None) or ()), "fill": fill_rule(fill)}  # fmt: skip
         return _tables(files, meaning, how, known, {"missing": _listed(missing), **reader})
     _refuse(table_only, f"{source}, which is no table")
     readers = {"npz": read_npz, "idx": read_idx, "images": read_images}

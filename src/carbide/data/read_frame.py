@@ -32,6 +32,14 @@ def read_frame(source: str, *, missing: Sequence[str] = (), header: bool = True,
     Raises:
         InputError: if the file is missing, empty, damaged, mislabelled or no table, or pandas is not installed.
     """
+    if not isinstance(header, bool):
+        raise InputError(f"header is {header!r}; give true (the first row names the columns) or false")
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str | int) and not isinstance(n, bool) for n in names):
+        raise InputError(f"names is {names!r}; give a list with one name a column, e.g. [age, income, bad]")
+    if not isinstance(encoding, str):
+        raise InputError(f"encoding is {encoding!r}; give one such as utf-8 or latin-1")
+    if separator is not None and (not isinstance(separator, str) or len(separator) != 1):
+        raise InputError(f"separator is {separator!r}; give one character, e.g. ';'")
     path, inner = split_member(source)
     blob, name = read_bytes(existing(path)), path.name
     if name.lower().endswith(".zip"):
@@ -65,8 +73,6 @@ def _pandas() -> Any:
 def _csv(blob: bytes, source: str, *, missing: Sequence[str], header: bool, names: Sequence[str], separator: str, encoding: str) -> Any:
     must_look_like(blob, source, "a CSV file", ())
     pandas = _pandas()
-    if len(separator) != 1:
-        raise InputError(f"separator is {separator!r}; give one character, e.g. ';'")
     exact = {} if int(pandas.__version__.split(".")[0]) >= 3 else {"float_precision": "round_trip"}  # newer ones read numbers exactly anyhow
     try:
         if header and not names:  # pandas gives a repeated name a number, so that the label's copy would pass for a feature

@@ -104,6 +104,9 @@ def _table(frame: Any, part: Array, meaning: Meaning, how: Cutting, notes: list[
                                                                          ("source_column", meaning.source)) if column is not None}  # fmt: skip
     if "label" not in roles:
         raise InputError(f"no label is named; add label: with one of the columns {', '.join(map(repr, list(frame.columns)[:12]))}")
+    twin = next((what for what in ("group", "time") if roles.get(what) == roles["label"]), None)
+    if twin is not None:
+        raise InputError(f"{twin} is {roles['label']!r}, which is the label column; name another one, or leave {twin}: out")
     nameless = [c for c in frame.columns if c.startswith("Unnamed:")]  # what "" under drop: means
     dropped = [c for column in meaning.drop for c in (nameless if str(column).strip() == "" else [cells.find(frame, column, "drop")])]
     if roles["label"] in dropped:
