@@ -92,6 +92,9 @@ def make_recipe(spec: Any, *, space: Space, classes: int, base: Path | None = No
     if not isinstance(spec, Mapping):
         return _live(spec)
     keys = {str(key) for key in spec}
+    ways = [way for way in ("estimator", "torch", "callable") if way in keys]
+    if len(ways) > 1:
+        raise InputError(f"recipe names both {' and '.join(ways)}, but a model is trained in one way; keep one of them")
     if "torch" in keys:
         _only(keys, ("torch",), "recipe")
         return _torch(spec["torch"], space, classes)
