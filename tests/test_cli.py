@@ -200,6 +200,10 @@ WRONG = {
     "NaN": (lambda f: rewrite(f, lambda t: t.replace(t.splitlines()[5].split(",")[0], "nan")), "missing"),
     "text in a number column": (lambda f: {"data": {"source": str(write_csv(f / "d.csv")), "label": "bad", "drop": ["age", "nonsense"]}}, "nonsense"),
     "unknown estimator": (lambda f: {"recipe": {"estimator": "oracle"}}, "oracle"),
+    "two ways to train": (lambda f: {"recipe": {"estimator": "logistic_regression", "torch": {"epochs": 1}}}, "recipe names both estimator and torch"),
+    "a key of data under options": (lambda f: {"data": {"source": str(write_csv(f / "d.csv")), "options": {"label": "bad"}}}, "options names 'label'"),
+    "a key of the plan under options": (lambda f: {"data": {"source": str(write_csv(f / "d.csv")), "label": "bad", "options": {"seed": 3}}}, "options names 'seed'"),
+    "a separator that is none": (lambda f: {"data": {"source": str(write_csv(f / "d.csv")), "label": "bad", "options": {"separator": 5}}}, "separator is 5"),
     "unknown parameter": (lambda f: {"recipe": {"estimator": "logistic_regression", "params": {"Z": 1}}}, "Z"),
     "truncated model": (truncated, "m.json"),
     "model with other features": (narrow, "2"),
@@ -242,6 +246,18 @@ def test_a_plan_that_is_no_yaml_or_not_there(tmp_path, capsys):
     assert run("gate", tmp_path) == 2
     assert run("report", tmp_path) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", ["/dev/null/run", "/proc/run", "n" * 300, "plan.yaml", "plan.yaml/run"])
+def test_a_folder_that_cannot_be_made_is_said(bad, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    plan = plan_of(tmp_path)
+    assert run("audit", plan, "--out", bad, "-j", 1, "-q") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("carbide: cannot write ")
+    assert "choose another folder with --out" in said
+    assert said.count("\n") == 1, said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["loans.csv", "plan.yaml"]
 
 
 def test_a_full_disk_is_said_and_nothing_is_half_written(tmp_path, monkeypatch, capsys):

@@ -164,6 +164,10 @@ def prove_pairs(pairs: Sequence[Pair], *, out: Path | None = None, seed: int = 0
     With ``out`` each verdict is kept there as it is found (the same folder goes on where a stopped list was), with
     ``verdicts.json``, ``timings.json`` and a result file for each pair under ``results/``.
     """
+    if out is not None:
+        from carbide.pipeline import make_folder
+
+        make_folder(out)
     found: list[PropertyReport] = []
     with use(Run(progress=Progress(quiet=quiet), store=Store(out, version=carbide.__version__))):
         for pair in track(pairs, label="pairs"):

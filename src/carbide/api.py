@@ -94,8 +94,6 @@ def run_plan(plan: Path | Mapping[str, Any], *, out: Path | None, verbs: Sequenc
     resolved = checked.model_dump(mode="json", exclude_defaults=True) | {"seed": checked.seed}
     title = checked.title or (plan.stem if isinstance(plan, Path) else "run")
     folder = out if out is not None else Path("runs") / f"{title}-{digest(resolved)[:8]}"
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file, not a folder; choose another one with --out")
     job = job_of(checked, base, title=title, resolved=resolved, trust=trust)
     return execute(job, out=folder, verbs=verbs, workers=workers, quiet=quiet)
 
@@ -138,6 +136,9 @@ def _plan_data(plan: Plan, base: Path) -> tuple[Splits, tuple[str, ...], PriceTa
     if source in CASES:
         loaded = load(source, seed=plan.seed, rows=spec.rows)
         return loaded.splits, tuple(loaded.notes), builtin_prices(source)
+    own = next((key for key in spec.options if key in type(spec).model_fields or key == "seed"), None)
+    if own is not None:
+        raise InputError(f"options names {own!r}, which is a key of {'the plan' if own == 'seed' else 'data'} itself; write it there")
     given = spec.model_dump(exclude_defaults=True, exclude={"source", "train", "options", "positives"}) | spec.options
     for key in ("test", "space"):
         if isinstance(given.get(key), str):
@@ -171,7 +172,7 @@ def _do(verbs: Sequence[str], model: Any, data: Any, threats: Sequence[Any], rec
     for name in settings:
         if name not in known:
             raise InputError(f"setting {name!r} is not known; choose {', '.join(known)}")
-    seed, out = int(settings.get("seed", 0)), settings.get("out")
+    seed, out = _seed(settings.get("seed", 0)), settings.get("out")
     splits, prices = _live_data(data, settings.get("space"), seed)
     space, classes = splits.train.space, splits.train.classes
     rate = settings.get("false_positive_rate")
@@ -183,6 +184,12 @@ def _do(verbs: Sequence[str], model: Any, data: Any, threats: Sequence[Any], rec
               gate=settings.get("gate") or {}, seed=seed, rows=_count(settings.get("attack_rows", 1000)),
               plan={"threats": [str(getattr(t, "words", lambda t=t: t)()) for t in threats], **said, "seed": seed}, properties=properties)  # fmt: skip
     return execute(job, out=None if out is None else Path(out), verbs=verbs, workers=settings.get("workers"), quiet=settings.get("quiet"))
+
+
+def _seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed is {seed!r}; give a whole number >= 0")
+    return int(seed)
 
 
 def _count(rows: Any) -> int:

@@ -117,6 +117,8 @@ def execute(job: Job, *, out: Path | None = None, verbs: Sequence[str] = ("audit
         raise InputError("neither a model nor a recipe is given; add model: (a file) or recipe: (how to train one)")
     if "harden" in verbs and not job.asks:
         raise InputError("no threat is named, so there is nothing to harden against; add threats, or decide properties alone with carbide prove")
+    if out is not None:
+        make_folder(out)
     store = Store(out, pack=pack, unpack=unpack, version=carbide.__version__)
     run = Run(workers=workers or hands(), progress=Progress(quiet=quiet), store=store)
     with use(run):
@@ -125,6 +127,20 @@ def execute(job: Job, *, out: Path | None = None, verbs: Sequence[str] = ("audit
         report = replace(report, folder=out)
         write_run(report, out)
     return report
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run where it is not there.
+
+    Raises:
+        InputError: if it cannot be made or written.
+    """
+    try:
+        (folder / "steps").mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise InputError(f"cannot write {folder} (a file is in its way); choose another folder with --out") from error
+        raise InputError(f"cannot write {folder} ({getattr(error, 'strerror', None) or error}); choose another folder with --out") from error
 
 
 def _execute(job: Job, verbs: Sequence[str], run: Run) -> Report:
