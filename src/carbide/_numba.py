@@ -17,13 +17,15 @@ from typing import Any
 
 import numba
 
+_njit: Any = numba.njit
+
 
 def njit(**options: Any) -> Any:
     """``numba.njit`` with these options; ``cache=True`` is a wish."""
 
     def compiled(function: Callable[..., Any]) -> Any:
         try:
-            return numba.njit(**options)(function)
+            return _njit(**options)(function)
         except RuntimeError:  # numba finds no place to write
             if not options.get("cache"):
                 raise
@@ -31,8 +33,8 @@ def njit(**options: Any) -> Any:
         if folder is not None:
             numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = str(folder)  # type: ignore[attr-defined]  # workers inherit the variable
             with contextlib.suppress(RuntimeError):
-                return numba.njit(**options)(function)
-        return numba.njit(**{**options, "cache": False})(function)
+                return _njit(**options)(function)
+        return _njit(**{**options, "cache": False})(function)
 
     return compiled
 
