@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from carbide.evasion._faithful import examined
 from carbide.evasion._gradients import cut
-from carbide.evasion._intervals import Box, logit_gaps, traced
+from carbide.evasion._intervals import Box, logit_gaps
 from carbide.registry import Method
 from carbide.run import rows_at_once
 from carbide.types import Access, Array, Case, Certificate, InputError, LpBall, Rng, Threat
@@ -61,8 +62,9 @@ class IntervalBounds(Method):
             return "it reads the layers of torch nets only"
         if getattr(case.model, "outputs", "logits") != "logits":
             return "the net returns probabilities; give it without its last softmax"
+        test = case.data.test.x
         try:
-            traced(module)
+            examined(case.model, test if test.shape[1:] == case.model.space.shape else test[:0], float(getattr(threat, "eps", 0.0)))
         except InputError as error:
             return str(error)
         return None
@@ -71,10 +73,11 @@ class IntervalBounds(Method):
         """The certificate for rows ``x`` ``(n, *shape)`` with labels ``y`` ``(n,)``; ``bound`` is a radius in input units.
 
         Raises:
-            InputError: if the net has a layer that interval bounds do not know.
+            InputError: if the net has a layer that interval bounds do not know, or answers otherwise than its layers.
         """
         if model.outputs != "logits" or threat.p == 0:
             raise InputError("interval bounds need a net that returns logits and a norm other than l0; give it without its softmax")
+        examined(model, x, threat.eps)
         many = rows_at_once(max(1, min(BATCH, CELLS // math.prod(x.shape[1:]))))
         certified = [self._batch(model, x[i : i + many], y[i : i + many], threat) for i in range(0, len(x), many)]
         holds, bound = (np.concatenate([part[side] for part in certified]) if certified else np.zeros(0) for side in (0, 1))
