@@ -161,7 +161,7 @@ def test_verdicts(run: Results, said: str) -> None:
 def test_certificates_are_told_where_no_attack_ran() -> None:
     base = make.images(hardened=False)
     proof = Certificate(claim="", holds=np.array([True, True, False]), bound=np.zeros(3), failure_probability=0.0, method="crown", threat="",
-                        unit="input units", metric="robust accuracy")  # fmt: skip
+                        unit="input units", metric="robust accuracy", assumptions=())  # fmt: skip
     section = Section(threat=LpBall(eps=0.1).words(), room="evasion", certificates=(proof,))
     (line,) = words.lines(replace(base, phases=(replace(base.phases[0], sections=(section,)),)))
     assert "crown proves that 2 of 3 inputs stand whatever the attack" in line.words
