@@ -208,3 +208,25 @@ def test_what_was_changed_after_bounds_were_computed_is_seen():
     made.scale = -1.0
     held = IntervalBounds()(model, x, y, eps, rng_for(0)).holds
     assert not held[decide(model.predict(x)) != y].any()
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_net_of_one_logit_has_the_exact_radius_and_one_probability_is_told_what_to_leave_out(flat):
+    layer = nn.Linear(4, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, -2.0, 0.5, 0.5]]))
+        layer.bias.fill_(0.1)
+    net = nn.Sequential(layer, nn.Flatten(0)) if flat else layer
+    model = TorchModel(module=net, space=Space.table(list("abcd")), classes=2, outputs="one logit")
+    x = np.random.default_rng(0).normal(size=(30, 4))
+    score = x @ [1.0, -2.0, 0.5, 0.5] + 0.1
+    y = (score > 0).astype(np.int64)
+    for method in (IntervalBounds(), CROWN(), BranchAndBound()):
+        assert method.refuses(Case(model=model, data=digits()), LpBall(eps=0.1)) is None
+        if flat and not isinstance(method, IntervalBounds):
+            with pytest.raises(InputError, match="keep its axis"):
+                method(model, x, y, LpBall(eps=0.1), rng_for(0))
+            continue
+        np.testing.assert_array_equal(method(model, x, y, LpBall(eps=0.1), rng_for(0)).holds, np.abs(score) / 4 > 0.1)
+    odds = TorchModel(module=nn.Sequential(layer, nn.Sigmoid()), space=model.space, classes=2, outputs="one probability")
+    assert "without its last sigmoid" in (IntervalBounds().refuses(Case(model=odds, data=digits()), LpBall(eps=0.1)) or "")

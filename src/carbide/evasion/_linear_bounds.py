@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from carbide.evasion._affine import Affine, affine_of
 from carbide.evasion._intervals import Box, Pass, growth, slope_of, traced
 from carbide.evasion._lines import SIGMOID, TANH, Bend, Lines, Windows, bend, hinge
+from carbide.types import InputError
 
 CELLS = 1 << 20  # coefficients that are held at once (8 MiB, so that they stay near the processor and memory is reused)
 SLACK = 1e-9  # the judge lets changes be this much longer than eps
@@ -102,6 +103,8 @@ class Net:
                     _cloned(region.take(torch.arange(1, device=region.clean.device)).box) if node.op == "placeholder" else self._value(node, seen)
                 )
                 if isinstance(seen[node], Box) and node.op != "output":
+                    if seen[node].lower.ndim < 2:
+                        raise InputError(f"linear bounds know results (n, 1) and not (n,), and {node.name} gives one number a row; keep its axis")
                     self.steps[node] = self._step(node, seen)
                 if node.op == "output":
                     self.output: fx.Node = node.args[0]
