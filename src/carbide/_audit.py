@@ -108,7 +108,7 @@ def _audit_one(case: Case, ask: Ask, quick: bool) -> Section:
     if quick:
         methods = {name: method.quick() for name, method in methods.items()}
     if not methods:
-        skipped.append(Skip(method="all", threat=ask.words(), reason="no attack could run, so nothing is known", status="unknown"))
+        skipped.append(Skip(method="all", threat=ask.words(), reason="no attack could run, so what attacks can do is not known", status="unknown"))
         return Section(threat=ask.words(), room=ask.threat.room, skipped=tuple(skipped), noun=ask.threat)
     section = judge_of(ask.threat).audit(case, ask.threat, methods)
     return replace(section, skipped=(*skipped, *section.skipped), noun=ask.threat)

@@ -443,3 +443,34 @@ def test_many_rows_are_attacked_in_shards_that_depend_on_no_number_of_workers(mo
     whole = judge(net, data.x, data.y, Standard()(net, data.x, data.y, LpBall(eps=0.05), rng_for(0)), LpBall(eps=0.05), net.space)
     assert abs(headline(found[0]).value - (~whole.success).mean()) <= 0.02
     assert headline(found[0]).n == 90
+
+
+def test_a_model_that_is_wrong_on_every_row_has_robust_accuracy_0_of_n():
+    model, test = LINE, table(40)
+    data = test.with_(y=1 - decide(model.predict(test.x)))
+    section = audit(case_of(model, data), LpBall(eps=0.05), {"pgd": PGD(), "boundary": Boundary(queries=10)})
+    found = headline(section)
+    assert (found.value, found.n, found.low) == (0.0, 40, 0.0)
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / 40))
+    assert not section.skipped
+
+
+class NoWayBack(nn.Module):
+    """A net whose answers are chosen, not computed."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return nn.functional.one_hot(self.net(x).argmax(1), 2).float()
+
+
+def test_gradient_attacks_on_answers_without_a_gradient_say_so_and_the_others_decide():
+    inner, test = LINE, table(40)
+    model = replace(inner, module=NoWayBack(inner.module).eval())
+    data = test.with_(y=decide(model.predict(test.x)))
+    section = audit(case_of(model, data), LpBall(eps=0.2), {"pgd": PGD(), "standard": Standard(), "boundary": Boundary(queries=200)})
+    assert {skip.method: skip.status for skip in section.skipped} == {"pgd": "not applicable", "standard": "not applicable"}
+    assert all("the answers have none" in skip.reason and "\n" not in skip.reason for skip in section.skipped)
+    assert headline(section).value < 1

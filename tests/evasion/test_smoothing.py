@@ -112,3 +112,19 @@ def test_what_it_cannot_certify_is_refused():
         Smoothing(sigma=-1.0)
     with pytest.raises(InputError, match=r"reach is 0\.5"):
         Smoothing(reach=0.5)
+
+
+def test_a_column_that_never_varies_is_no_whole_number():
+    from types import SimpleNamespace
+
+    from carbide.data.live import dataset_of
+
+    x = np.random.default_rng(0).uniform(size=(50, 3))
+    x[:, 0] = 2.0
+    y = np.arange(50) % 2
+    case = SimpleNamespace(model=SimpleNamespace(space=dataset_of(x, y).space))
+    assert (case.model.space.step > 0).any()
+    assert Smoothing().refuses(case, LpBall(p=2, eps=0.1)) is None
+    x[:, 0] = np.arange(50) % 5
+    case = SimpleNamespace(model=SimpleNamespace(space=dataset_of(x, y).space))
+    assert "whole numbers" in (Smoothing().refuses(case, LpBall(p=2, eps=0.1)) or "")

@@ -146,3 +146,41 @@ def test_a_probe_stays_in_the_space() -> None:
     assert (x[:, 1] == np.round(x[:, 1])).all()
     assert (x[:, 2:4].sum(1) == 1).all()
     assert make_dataset(3).space.names == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize(("classes", "decimals"), [(3, 2), (10, 2), (10, 3), (40, 2)])
+def test_probabilities_rounded_to_a_few_decimals_are_taken_and_normalised(classes: int, decimals: int) -> None:
+    exact = np.random.default_rng(0).dirichlet(np.ones(classes), size=500)
+    told = np.round(exact, decimals)
+    assert (np.abs(told.sum(1) - 1) > 1e-3).any(), "the case shows nothing"
+    for raw in (told, told.astype(np.float32)):
+        assert detect(raw, classes=classes, name="it") == "probabilities"
+        found = to_probabilities(raw, rows=500, classes=classes, answers="probabilities", name="it")
+        np.testing.assert_allclose(found.sum(1), 1, atol=1.01e-3)
+        np.testing.assert_array_equal(found.argmax(1), told.argmax(1))
+        assert np.abs(found - exact).max() <= classes * 0.5 * 10.0**-decimals * 1.1 + 1e-6
+        alone = np.concatenate([to_probabilities(raw[i : i + 1], rows=1, classes=classes, answers="probabilities", name="it") for i in range(500)])
+        np.testing.assert_array_equal(alone, found)
+
+
+@pytest.mark.parametrize("odd", [[[0.3, 0.3, 0.3]], [[0.5, 0.52, 0.0]], [[0.0, 0.0, 0.0]], [[0.331, 0.331, 0.331]], [[0.7, 0.8, 0.9]]])
+def test_what_rounding_does_not_explain_is_no_distribution(odd: list[list[float]]) -> None:
+    with pytest.raises(InputError, match="no distribution where probabilities are declared"):
+        to_probabilities(odd, rows=1, classes=3, answers="probabilities", name="it")
+    with pytest.raises(InputError, match="returns logits where probabilities are declared"):
+        to_probabilities([[2.0, -1.0, 0.01]], rows=1, classes=3, answers="probabilities", name="it")
+
+
+def test_models_that_answer_labels_beside_a_reading_have_no_memory_layout() -> None:
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.svm import LinearSVC
+
+    from carbide.models.examination.calls import examine_calls
+
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(60, 3))
+    y = (x.sum(1) > 1.5).astype(int) + (x[:, 0] > 0.8)
+    for estimator in (LinearSVC(), RidgeClassifier()):
+        model = wrap(estimator.fit(x, y), space=Space.table(["a", "b", "c"]), classes=3)
+        assert getattr(model, "module", None) is not None, "without a reading nothing is shown"
+        assert examine_calls(model, x) == []

@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from carbide.results import Latency, Results
 from carbide.types import (
     AttributeInference,
     Backdoor,
+    Certificate,
     Corruption,
     Distortion,
     FeatureBudget,
@@ -154,6 +156,23 @@ def test_every_red_line_names_a_command() -> None:
 ], ids=["fraud", "images", "audit"])  # fmt: skip
 def test_verdicts(run: Results, said: str) -> None:
     assert words.verdict(run) == said
+
+
+def test_certificates_are_told_where_no_attack_ran() -> None:
+    base = make.images(hardened=False)
+    proof = Certificate(claim="", holds=np.array([True, True, False]), bound=np.zeros(3), failure_probability=0.0, method="crown", threat="",
+                        unit="input units", metric="robust accuracy", assumptions=())  # fmt: skip
+    section = Section(threat=LpBall(eps=0.1).words(), room="evasion", certificates=(proof,))
+    (line,) = words.lines(replace(base, phases=(replace(base.phases[0], sections=(section,)),)))
+    assert "crown proves that 2 of 3 inputs stand whatever the attack" in line.words
+
+
+def test_a_model_that_is_wrong_on_every_row_is_red() -> None:
+    phase = make.fraud().phases[1]
+    head = phase.sections[0].findings[0]
+    measure = phase.performance["recall"]
+    wrong = replace(phase, performance={**phase.performance, "recall": replace(measure, value=0.0)})
+    assert light_of(replace(head, value=0.0, low=0.0, high=0.1), wrong) is Light.RED
 
 
 def test_lights_follow_their_rules() -> None:

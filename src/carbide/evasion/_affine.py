@@ -22,6 +22,7 @@ from carbide.evasion._intervals import (
     MOVING,
     MOVING_CALLS,
     MOVING_METHODS,
+    NEGATIONS,
     NORMS,
     SIGNS,
     SUMS,
@@ -67,6 +68,8 @@ def affine_of(run: Pass, node: fx.Node, args: Any, kwargs: Any, out: Box) -> Aff
         return _norm(layer, source.lower)
     if isinstance(layer, AVERAGES) or target in AVERAGE_CALLS:
         return _average(layer or (lambda t: target(t, *args[1:], **kwargs)), source.lower)  # type: ignore[operator]
+    if node.op != "call_module" and node.target in NEGATIONS:
+        return Affine(back=lambda a: (-a,))
     if target in SIGNS:
         return _sum(args, SIGNS[target], shape, dtype)  # type: ignore[index]
     if target in FACTORS:

@@ -75,7 +75,7 @@ def bounded(module: nn.Module, x: Tensor, box: Box, y: Tensor, *, clean: bool = 
     Raises:
         InputError: if the net has a layer that interval bounds do not know.
     """
-    graph = traced(module)
+    graph = traced(module, training=True)
     statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:

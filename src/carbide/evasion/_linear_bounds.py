@@ -24,13 +24,12 @@ from torch.fx.node import map_arg
 from torch.nn import functional as F
 
 from carbide.evasion._affine import Affine, affine_of
-from carbide.evasion._intervals import MOVING, MOVING_CALLS, MOVING_METHODS, Box, Pass, growth, slope_of, traced
+from carbide.evasion._intervals import Box, Pass, growth, slope_of, traced
 from carbide.evasion._lines import SIGMOID, TANH, Bend, Lines, Windows, bend, hinge
 from carbide.types import InputError
 
 CELLS = 1 << 20  # coefficients that are held at once (8 MiB, so that they stay near the processor and memory is reused)
 SLACK = 1e-9  # the judge lets changes be this much longer than eps
-VIEWS = MOVING_CALLS | MOVING_METHODS | {F.dropout}
 OWN = 2.0**-52  # the rounding unit in which bounds are computed
 
 
@@ -97,7 +96,6 @@ class Net:
         self.rounding, self.deadline, graph = rounding, deadline, traced(module)
         self.run = Pass(graph, rounding)
         self.steps: dict[fx.Node, Step] = {}
-        _check_shared(graph)
         seen: dict[fx.Node, Any] = {}
         with torch.no_grad():
             for node in graph.graph.nodes:
@@ -105,6 +103,8 @@ class Net:
                     _cloned(region.take(torch.arange(1, device=region.clean.device)).box) if node.op == "placeholder" else self._value(node, seen)
                 )
                 if isinstance(seen[node], Box) and node.op != "output":
+                    if seen[node].lower.ndim < 2:
+                        raise InputError(f"linear bounds know results (n, 1) and not (n,), and {node.name} gives one number a row; keep its axis")
                     self.steps[node] = self._step(node, seen)
                 if node.op == "output":
                     self.output: fx.Node = node.args[0]
@@ -161,25 +161,6 @@ def _pool_of(node: fx.Node) -> nn.MaxPool2d | None:
         return None
     names: tuple[str, ...] = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
     return nn.MaxPool2d(**{k: v for k, v in {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}.items() if k in names})  # type: ignore[arg-type]
-
-
-def _check_shared(graph: fx.GraphModule) -> None:
-    """Refuse layers that overwrite a result which a later layer reads again: a graph does not show that.
-
-    Raises:
-        InputError: if there is one.
-    """
-    order = {node: i for i, node in enumerate(graph.graph.nodes)}
-    for node in graph.graph.nodes:
-        layer = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if not (getattr(layer, "inplace", False) or node.kwargs.get("inplace") or getattr(node.target, "__name__", "").startswith("iadd")):
-            continue
-        source = node.args[0]
-        while isinstance(source, fx.Node):
-            if any(order[user] > order[node] for user in source.users):
-                raise InputError(f"layer {node.name} overwrites a result that a later layer reads; give it inplace=False")
-            view = isinstance(graph.get_submodule(str(source.target)), MOVING) if source.op == "call_module" else source.target in VIEWS
-            source = source.args[0] if view else None
 
 
 def _cloned(value: Any) -> Any:

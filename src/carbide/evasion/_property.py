@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from carbide.evasion._branching import by_inputs, by_signs
+from carbide.evasion._faithful import compared
 from carbide.evasion._intervals import Box, growth
 from carbide.evasion._linear_bounds import CELLS, OWN, LinearBounds, Net, OutOfTime, Region
 from carbide.evasion._task import Fate, Task, Unsafe
@@ -173,6 +174,7 @@ class _Proof:
         self.search, self.due, self.steps, self.unsafe = search, due, steps, area.unsafe
         dtype = next((t.dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), torch.float32)
         self.region = Region(area.box, (area.box.lower + area.box.upper) / 2, math.inf, torch.zeros(1, dtype=torch.float64))
+        compared(module, self.region.clean.to(dtype), self.region.box)
         self.net = Net(module, self.region, torch.finfo(dtype).eps, deadline=due)
 
     def run(self) -> tuple[Fate, str]:

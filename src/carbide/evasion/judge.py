@@ -292,6 +292,14 @@ class _Settled(Exception):
     """There is nothing left for this attack to find."""
 
 
+class _NoGradient(Exception):
+    """The answers do not hang on the input by anything that has a gradient."""
+
+
+NO_GRADIENT = ("it follows gradients, and the answers have none: their way from the input goes over whole numbers or constants; attacks that need "
+               "answers alone decide (boundary, square, genetic)")  # fmt: skip
+
+
 def _rank(method: Method) -> int:
     return 0 if hasattr(method, "solve") else getattr(method, "rank", 50)
 
@@ -308,6 +316,9 @@ def _run(case: Case, threat: Threat, name: str, method: Method, tally: _Tally) -
     except _Settled:
         tally.skipped.append(Skip(method=name, threat=threat.words(), reason="an exact search has already decided every row"))
         return False
+    except _NoGradient:
+        tally.skipped.append(Skip(method=name, threat=threat.words(), reason=NO_GRADIENT))
+        return False
     except Exception as error:  # an attack that crashes is a result that the report shows, never a pass
         tally.skipped.append(Skip(method=name, threat=threat.words(), reason=f"{type(error).__name__}: {error}", status="failed"))
         return False
@@ -316,8 +327,10 @@ def _run(case: Case, threat: Threat, name: str, method: Method, tally: _Tally) -
 
 def _attack(case: Case, threat: Threat, name: str, method: Method, tally: _Tally) -> None:
     rows = np.flatnonzero(~tally.broken & ~tally.settled)
-    if tally.settled.all():
+    if tally.settled.all() and not tally.wrong.all():  # rows that are wrong as they are need no search: nothing stands, and that is known
         raise _Settled
+    if Access.GRADIENTS in method.needs and not _has_gradient(tally.exam.seen(case.model) if tally.exam.repair else case.model, tally.data.x[:2]):
+        raise _NoGradient
     alarm = Access.GRADIENTS in case.model.access and Access.GRADIENTS not in method.needs and isinstance(threat, LpBall)
     asked = hidden = 0
 
@@ -341,6 +354,12 @@ def _attack(case: Case, threat: Threat, name: str, method: Method, tally: _Tally
     if hidden:
         note += f"; gradients missed {hidden} of the rows that it broke, so they may be masked"
     tally.findings.append(_share(case, threat, name, method, fell, seen, f"{note}; {asked / max(seen, 1):.0f} queries a row".lstrip("; ")))
+
+
+def _has_gradient(model: Any, x: Array) -> bool:
+    """Whether logits are computed from the inputs by steps that have gradients, be they zero."""
+    rows = model.tensor(x)
+    return not rows.is_floating_point() or bool(model.logits(rows.detach().requires_grad_(True)).requires_grad)
 
 
 def attempt(case: Case, threat: Threat, name: str, method: Method, data: Dataset, *, label: Any = 0,
@@ -367,6 +386,10 @@ def _solve(case: Case, threat: Threat, name: str, method: Any, tally: _Tally) ->
     """An exact method: the least cost of each row that stands, witnesses judged like anyone's, undecided rows counted as broken."""
     rows = np.flatnonzero(~tally.wrong)
     data = tally.data.take(rows)
+    if not len(rows):
+        tally.exact = True
+        tally.findings.append(_share(case, threat, name, method, 0, 0, "the model gets every row wrong as it is"))
+        return
 
     def compute() -> dict[str, Any]:
         found = method.solve(case.model, data.x.copy(), data.y.copy(), threat, rng_for(case.seed, "evasion", name))

@@ -12,6 +12,8 @@ from carbide.types import Array, InputError, Rng, Space
 ANSWERS = ("probabilities", "logits", "labels")
 OUTPUTS_OF = ("probabilities", "logits", "auto")  # what a torch module may answer
 TOLERANCE = 1e-3  # how far rows of probabilities may sum from one: float16 endpoints and rounded JSON stay within
+DECIMALS = (3, 2)  # to which endpoints round probabilities
+LOOSEST = 0.25  # how far the sum of rounded probabilities of many classes may lie from one
 
 
 def check_answers(answers: str) -> str:
@@ -40,8 +42,21 @@ def detect(raw: Any, *, classes: int, name: str) -> str:
 
 
 def sums_to_one(out: Array) -> bool:
-    """Whether every row ``(n, k)`` is a distribution, up to rounding."""
-    return bool(((out >= -1e-6) & (out <= 1 + 1e-6)).all() and (np.abs(out.sum(1) - 1) <= TOLERANCE).all())
+    """Whether every row ``(n, k)`` is a distribution, up to rounding, be it to two decimals."""
+    return bool(_inside(out) and (np.abs(out.sum(1) - 1) <= _explained(out)).all())
+
+
+def _inside(out: Array) -> bool:
+    return bool(((out >= -1e-6) & (out <= 1 + 1e-6)).all())
+
+
+def _explained(out: Array) -> Array:
+    """How far the sum of each row ``(n, k)`` may lie from one: half a unit of the last of its decimals (two or more) for each class."""
+    found, k = np.full(len(out), TOLERANCE), out.shape[1]
+    for decimals in DECIMALS:
+        rounded = (np.abs(out - np.round(out, decimals)) <= 1e-6).all(1)
+        found = np.where(rounded, np.maximum(found, min(k * 0.5 * 10.0**-decimals + 1e-6, LOOSEST)), found)
+    return found
 
 
 def numbers(raw: Any, name: str) -> Array:
@@ -90,7 +105,8 @@ def to_probabilities(raw: Any, *, rows: int, classes: int, answers: str, name: s
         return out / out.sum(1, keepdims=True)
     if not sums_to_one(out):
         raise _not_probabilities(name, out)
-    return out
+    total = out.sum(1, keepdims=True)
+    return np.where(np.abs(total - 1) > TOLERANCE, out / total, out)  # what was rounded to a few decimals
 
 
 def _one_column(out: Array, classes: int) -> bool:
@@ -98,7 +114,12 @@ def _one_column(out: Array, classes: int) -> bool:
 
 
 def _not_probabilities(name: str, out: Array) -> InputError:
-    total = float(out.reshape(len(out), -1).sum(1)[0])
+    totals = out.reshape(len(out), -1).sum(1)
+    total = float(totals[0])
+    if out.ndim == 2 and out.shape[1] > 1 and _inside(out):
+        row = int(np.argmax(np.abs(totals - 1) > _explained(out)))
+        return InputError(f"{name} answers values between 0 and 1 that are no distribution where probabilities are declared (row {row} sums to "
+                          f"{totals[row]:.4g}, not 1, which rounding to two decimals does not explain); answer one probability a class, summing to 1")  # fmt: skip
     return InputError(f"{name} returns logits where probabilities are declared (its first row sums to {total:.4g}, not 1); "
                       "declare logits or apply softmax in the model")  # fmt: skip
 

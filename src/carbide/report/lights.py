@@ -51,6 +51,8 @@ def light_of(finding: Finding | None, phase: Phase | None, gate: tuple[GateLine,
     if metric is None:
         return Light.NONE
     measure = phase.performance.get(metric.clean) if phase and metric.clean else None
+    if measure and measure.value == 0 and metric.good > 0:
+        return Light.RED  # wrong as it is on every row
     clean = measure.value if measure and measure.value > 0 else math.nan
     light = light_of_value(finding.value, metric, clean=clean)
     worst = light_of_value(finding.low if metric.good > 0 else finding.high, metric, clean=clean)

@@ -210,7 +210,12 @@ def _line(number_: int, pair: Pair, results: Results, run: str) -> Line:
 
 
 def _nothing(pair: Pair) -> str:
-    return f"{attacker(pair.threat).rstrip(',')}: not measured ({_reason(pair) or 'no attack could run'})."
+    proofs = [c for section in pair.sections[-1:] for c in section.certificates if c.failure_probability == 0 and len(c.holds)]
+    proven = ""
+    if proofs:
+        best = max(proofs, key=lambda c: c.value)
+        proven = f"; {best.method} proves that {int(best.holds.sum())} of {len(best.holds)} inputs stand whatever the attack"
+    return f"{attacker(pair.threat).rstrip(',')}: not measured ({_reason(pair) or 'no attack could run'}){proven}."
 
 
 def _reason(pair: Pair) -> str:

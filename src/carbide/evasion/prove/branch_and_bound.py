@@ -31,6 +31,7 @@ from carbide.evasion._tightening import right
 from carbide.evasion.audit.pgd import PGD
 from carbide.evasion.judge import judge
 from carbide.evasion.prove.crown import CROWN, FIXED, SURE
+from carbide.evasion.prove.interval_bounds import of_logits
 from carbide.registry import Method
 from carbide.run import track
 from carbide.types import Access, Array, Case, Certificate, InputError, LpBall, Rng, Threat
@@ -81,6 +82,7 @@ class BranchAndBound(Method):
 
     def searched(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> tuple[Certificate, Verdicts]:
         """The certificate, and what the search found beside it; arguments and errors as in a call."""
+        model = of_logits(model)
         quick = CROWN(halvings=0, alpha=self.steps)(model, x, y, threat, rng)
         found = self._decided(model, x, y, threat, rng, quick)
         said = [SURE, FIXED, *getattr(model, "assumptions", ())]

@@ -25,7 +25,7 @@ import torch
 
 from carbide.evasion._linear_bounds import LinearBounds, Net, Region
 from carbide.evasion._tightening import needed, right, rivals, tightened
-from carbide.evasion.prove.interval_bounds import IntervalBounds
+from carbide.evasion.prove.interval_bounds import IntervalBounds, of_logits
 from carbide.registry import Method
 from carbide.run import rows_at_once, track
 from carbide.types import Access, Array, Case, Certificate, InputError, LpBall, Rng, Threat
@@ -69,6 +69,7 @@ class CROWN(Method):
         Raises:
             InputError: if the net has a layer that bounds do not know.
         """
+        model = of_logits(model)
         quick = IntervalBounds(halvings=10 if self.halvings else 0, reach=self.reach)(model, x, y, threat, rng)
         holds, bound = quick.holds.copy(), quick.bound.copy()
         rows = np.flatnonzero(right(model, x, y))

@@ -67,8 +67,12 @@ class Smoothing(Method):
         """Gaussian noise certifies L2 changes of rows whose features are real numbers."""
         if isinstance(threat, LpBall) and threat.p != 2:
             return "Gaussian noise certifies L2 changes only; choose l2"
-        if (case.model.space.step > 0).any():
-            return "Gaussian noise makes no sense of whole numbers and categories, and the space has them"
+        space = case.model.space
+        if (whole := (space.step > 0) & ~(space.lower >= space.upper)).any():  # of a column that never varies a whole number says nothing
+            first = f" (first: {space.name(int(np.flatnonzero(whole)[0]))})" if whole.ndim == 1 else ""
+            return (
+                f"Gaussian noise makes no sense of whole numbers and categories, and the space has them{first}; say so with a space where it is wrong"
+            )
         return None if isinstance(threat, LpBall) and (self.sigma or threat.eps) > 0 else "sigma is 0; give smoothing a sigma > 0"
 
     def __call__(self, model: Any, x: Array, y: Array, threat: LpBall, rng: Rng) -> Certificate:

@@ -78,9 +78,12 @@ def _layout(model: Model, x: Array, first: Array) -> list[Symptom]:
 
 
 def _asked(model: Any, x: Array) -> Array:
-    """The answers; a torch module is given the tensor as it lies, not the contiguous one that Carbide would make of it."""
+    """The answers; a torch module is given the tensor as it lies, not the contiguous one that Carbide would make of it.
+
+    A model that another library answers for, its reading as a net notwithstanding, is asked as it is.
+    """
     torch_like = getattr(model, "module", None) is not None and hasattr(model, "logits") and hasattr(model, "tensor")
-    if not torch_like:
+    if not torch_like or hasattr(type(model), "reading"):
         return model.predict(x)
     tensor = model.tensor(x)
     axes = tuple(reversed(range(tensor.ndim)))
