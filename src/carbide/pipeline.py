@@ -374,14 +374,14 @@ def retire(folder: Path) -> None:
     """Put the results of an earlier run in the folder aside, so that nobody takes them for those of a run that has not ended.
 
     Raises:
-        InputError: if they cannot be renamed.
+        InputError: if the folder cannot be written.
     """
     for file in (folder / name for name in FINISHED):
         try:
             if file.is_file():
                 file.replace(_previous(file))
         except OSError as error:
-            raise InputError(f"cannot rename {file} ({error.strerror or error}); choose another folder with --out") from error
+            raise InputError(f"cannot write {folder} ({error.strerror or error}); choose another folder with --out") from error
 
 
 def _previous(file: Path) -> Path:

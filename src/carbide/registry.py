@@ -143,8 +143,9 @@ def _taken(name: str, option: str, value: Any, hint: Any) -> Any:
     if isinstance(value, bool) or value is None or isinstance(value, str):
         fits = type(value) in kinds
     elif isinstance(value, numbers.Real):
-        fits = float in kinds or (int in kinds and float(value).is_integer())
-        value = int(value) if fits and float not in kinds else value
+        number = float(typing.cast(Any, value))
+        fits = float in kinds or (int in kinds and number.is_integer())
+        value = int(number) if fits and not isinstance(value, int) and float not in kinds else value
     else:
         fits = False
     if not fits:

@@ -391,7 +391,9 @@ def _with_ratios(asked: _Asked, result: SearchResult, rows: Array, how: _How) ->
     other = np.flatnonzero(np.isfinite(result.cost) & ((made != result.witness) & ~(np.isnan(made) & np.isnan(result.witness))).any(1))
     if len(other):
         broken = other[~passes(asked.forest(None), made[other], how.cutoff)]
-        made[np.ix_(broken, [r.target for r in asked.space.relations if isinstance(r, Ratio)])] = np.nan
+        for r in asked.space.relations:
+            if isinstance(r, Ratio):
+                made[broken, r.target] = np.nan
     return replace(result, witness=made)
 
 
