@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -186,3 +189,29 @@ def test_a_run_from_python_is_verified_with_its_gate(tmp_path):
     assert all(check.agrees for check in checks)
     assert [check.metric for check in checks if check.phase == "gate"] == ["accuracy >= 0.5"]
     assert run("gate", tmp_path / "run") == 0
+
+
+def test_a_function_of_the_users_own_runs_only_if_it_is_named(tmp_path):
+    """In processes of their own, as what a plan names is allowed in the process that read it."""
+    (tmp_path / "mynets.py").write_text("import torch\ndef make(**options):\n    return torch.nn.Linear(2, 2)\n")
+    rng = np.random.default_rng(0)
+    x = rng.random((120, 2))
+    np.savez(tmp_path / "all.npz", x=x, y=(x[:, 0] > 0.5).astype(int))
+    plan = {"data": "all.npz", "recipe": {"torch": {"factory": "mynets:make", "epochs": 2}}, "attack_rows": 10,
+            "threats": [{"evasion": {"norm": "linf", "eps": 0.1, "audit": {"pgd": {}}}}]}  # fmt: skip
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+
+    def ask(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+        return subprocess.run(
+            [sys.executable, "-m", "carbide.cli", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert ask("audit", "plan.yaml", "--out", "run", "-j", "1", "-q").returncode == 0
+    refused = ask("verify", "run")
+    assert refused.returncode == 2
+    assert "with --allow mynets:make" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    allowed = ask("verify", "run", "--allow", "mynets:make")
+    assert allowed.returncode == 0, allowed.stderr
+    assert "agrees  plain: robust accuracy" in allowed.stdout

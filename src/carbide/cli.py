@@ -27,6 +27,9 @@ STORIES = ("fraud", "patients", "images")
 STOPPED = 130  # the exit code after Ctrl-C
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; the same folder goes on where a stopped run was.")]
 Workers = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Processes to use; all cores when left out.")]
+Allow = Annotated[
+    list[str] | None, typer.Option("--allow", help="A function (package.module:name) or address that the stored model may call; may be repeated.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on the terminal.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Allow pickled model files, after a scan. Only for files you made yourself.")]
 
@@ -213,10 +216,14 @@ def _said(line: Any) -> str:
 
 
 @app.command()
-def verify(run: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
+def verify(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    allow: Allow = None,
+) -> None:
     """Hold what a run says against its evidence, line by line, and say what was not checked; exit 1 when something does not agree."""
     from carbide.verify import check_run
 
+    _allow(allow)
     found = check_run(run)
     for check in found.checks:
         say(str(check))
@@ -316,10 +323,12 @@ def guard_serve(
     budget: Annotated[int, typer.Option(help="Rows a key may ask for in an hour.", min=1)] = 10_000,
     prices: Annotated[Path | None, typer.Option(help="Price table: each alert gets a certificate, the price below which no change turns it off.")] = None,
     money: Annotated[float | None, typer.Option(help="Certificates look no further than this price.")] = None,
+    allow: Allow = None,
 ) -> None:  # fmt: skip
     """Serve the hardened model over HTTP with its output policy and a query budget a key."""
     from carbide.guard.serve import serve
 
+    _allow(allow)
     serve(run, host=host, port=port, budget=budget, prices=prices, money=money)
 
 
@@ -351,6 +360,13 @@ def _finish(report: Any, plan: Any) -> None:
             if not line.passed:
                 say(_said(line))
         raise typer.Exit(1)
+
+
+def _allow(addresses: list[str] | None) -> None:
+    from carbide.models import allow_factory
+
+    for address in addresses or ():
+        allow_factory(address)
 
 
 def _fail_input(words: str) -> None:

@@ -26,7 +26,7 @@ from carbide.report.results_json import plain, read_results, read_timings
 from carbide.results import HARDENED, PLAIN, GateLine, Phase, Results, match_findings
 from carbide.run import write_named
 from carbide.stats.intervals import Count
-from carbide.types import CarbideError, Finding, InputError, Model, Section
+from carbide.types import Finding, InputError, Model, Section
 
 TOLERANCE = 1e-9
 LONGEST = 60  # characters of a value in a line
@@ -376,4 +376,4 @@ def _model(run: Path, phase: str) -> Model | None:
     try:
         return load_saved(folder)
     except InputError as error:
-        raise CarbideError(f"the saved model in {folder} cannot be read: {error}") from error
+        raise InputError(f"the saved model in {folder} cannot be read: {error}") from error

@@ -79,5 +79,5 @@ def check_allowed(address: str) -> None:
     """
     if address in _allowed or re.fullmatch(r"carbide\.models\.nets:[a-z][a-z0-9_]*", str(address)):
         return
-    raise InputError(f"a stored model wants to call {address!r}, which nothing in this process has named; name it in the plan, "
-                     "or call carbide.models.allow_factory on it if you trust it")  # fmt: skip
+    raise InputError(f"a stored model wants to call {address!r}, which nothing in this process has named; if you trust it, "
+                     f"name it in the plan or with --allow {address}, or call carbide.models.allow_factory on it")  # fmt: skip
