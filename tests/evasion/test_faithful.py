@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 from carbide.evasion._intervals import Box, logit_gaps
+from carbide.evasion.audit.standard import certified
 from carbide.evasion.prove.branch_and_bound import BranchAndBound
 from carbide.evasion.prove.crown import CROWN
 from carbide.evasion.prove.interval_bounds import IntervalBounds
@@ -230,3 +231,19 @@ def test_a_net_of_one_logit_has_the_exact_radius_and_one_probability_is_told_wha
         np.testing.assert_array_equal(method(model, x, y, LpBall(eps=0.1), rng_for(0)).holds, np.abs(score) / 4 > 0.1)
     odds = TorchModel(module=nn.Sequential(layer, nn.Sigmoid()), space=model.space, classes=2, outputs="one probability")
     assert "without its last sigmoid" in (IntervalBounds().refuses(Case(model=odds, data=digits()), LpBall(eps=0.1)) or "")
+
+
+def test_a_view_that_asks_in_double_precision_is_examined_in_the_nets_own():
+    """Views whose gradients are measured do; the ensemble asks them for certificates as it asks any model."""
+
+    class Doubled(TorchModel):
+        def tensor(self, x):
+            return super().tensor(x).double()
+
+    net = layers(nn.ReLU()).eval()
+    x, threat = np.random.default_rng(0).random((20, 4)), LpBall(eps=0.01)
+    plain, view = (kind(module=net, space=SPACE, classes=3) for kind in (TorchModel, Doubled))
+    y = plain.predict(x).argmax(1)
+    known = certified(plain, x, y, threat)
+    assert known.any()
+    assert np.array_equal(certified(view, x, y, threat), known)

@@ -35,6 +35,7 @@ def examined(model: Any, x: Array, eps: float) -> fx.GraphModule:
     space = model.space
     given = x[np.linspace(0, len(x) - 1, min(ROWS, len(x))).astype(int)] if len(x) else np.zeros((0, *space.shape))
     rows = model.tensor(np.concatenate([given, probe_rows(space, rng_for(0, "bounds"), ROWS)]))
+    rows = rows.to(next((p.dtype for p in model.module.parameters() if p.is_floating_point()), rows.dtype))  # views may ask in another precision
     clean, low, high = rows.double(), *(torch.as_tensor(end, dtype=torch.float64, device=rows.device) for end in (space.lower, space.upper))
     return compared(
         model.module, rows, Box(torch.maximum(clean - eps, torch.minimum(low, clean)), torch.minimum(clean + eps, torch.maximum(high, clean)))
