@@ -353,6 +353,7 @@ def test_of_random_answers_rows_fall_where_most_single_ones_are_wrong():
     model = TorchModel(module=Noisy(inner.module, 0.5), space=unit_space(2), classes=2)
     x = np.random.default_rng(0).uniform(0.2, 0.8, (120, 2))
     y, away = decide(inner.predict(x)), np.abs(x[:, 0] - x[:, 1]) / 2
+    torch.manual_seed(0)  # single answers of the model are drawn from here
     found = Standard().propose(View(model, Repair(draws=4, caution=0.3)), x, y, LpBall(eps=0.1), rng_for(0))
     assert (found.stage[away < 0.09] != "").all()
     assert (found.stage[away > 0.15] == "").all(), "a few lucky draws are no success"
