@@ -8,7 +8,6 @@ A thief who is told scores may look at the labels alone, so the figure for score
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -241,8 +240,7 @@ def _worst(same: Array, victim: Array) -> Any:
 
 
 def _rate(metric: str, hits: Array, **more: Any) -> Finding:
-    low, high = clopper_pearson(int(hits.sum()), len(hits))
-    return Finding(metric=metric, value=float(hits.mean()) if len(hits) else math.nan, low=low, high=high, n=len(hits), **more)
+    return Finding(metric=metric, **counted(hits)._asdict(), **more)
 
 
 def _figures(

@@ -10,7 +10,7 @@ import numpy as np
 
 from carbide.models._files import one_line
 from carbide.models._sound import check_depth, check_tree, damaged
-from carbide.models.trees._onnx_tree_ensemble import attributes_of, check_tree_ensemble
+from carbide.models.trees._onnx_tree_ensemble import check_tree_ensemble
 from carbide.types import InputError
 
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
@@ -94,6 +94,24 @@ def _check_nodes(model: Any, name: str) -> None:
             check_tree_ensemble(attributes_of(node), name)
         elif node.op_type in TREES:
             _check_trees(node, name)
+
+
+def attributes_of(node: Any) -> dict[str, Any]:
+    """A node's attributes by name: tensors as arrays, texts as strings."""
+    import onnx
+
+    given = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    return {name: _plain(value) for name, value in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    import onnx
+
+    if isinstance(value, onnx.TensorProto):
+        return onnx.numpy_helper.to_array(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _check_trees(node: Any, name: str) -> None:

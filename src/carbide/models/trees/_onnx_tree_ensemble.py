@@ -23,24 +23,6 @@ COLUMNS = ("treeids", "nodeids", "modes", "featureids", "values", "truenodeids",
 NODES = ("splits", "featureids", "modes", *(f"{side}nodeids" for side in SIDES), *(f"{side}leafs" for side in SIDES))
 
 
-def attributes_of(node: Any) -> dict[str, Any]:
-    """A node's attributes by name: tensors as arrays, texts as strings."""
-    import onnx
-
-    given = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-    return {name: _plain(value) for name, value in given.items()}
-
-
-def _plain(value: Any) -> Any:
-    import onnx
-
-    if isinstance(value, onnx.TensorProto):
-        return onnx.numpy_helper.to_array(value)
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value.decode() if isinstance(value, bytes) else value
-
-
 def check_tree_ensemble(given: dict[str, Any], name: str) -> None:
     """See that a walk down the trees of a TreeEnsemble's attributes never leaves their tables; the features are not checked from above.
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from carbide.models._onnx_graph import attributes_of
 from carbide.models._reading import NotRead
 from carbide.models.trees._build import Builder, last_single_left
-from carbide.models.trees._onnx_tree_ensemble import as_regressor, attributes_of
+from carbide.models.trees._onnx_tree_ensemble import as_regressor
 from carbide.models.trees.ensemble import Ensemble
 from carbide.types import Array, Rng
 
